@@ -10,6 +10,7 @@ from semantic.domain import live_bytes, model_args
 from semantic.domain._check import whole_number
 from semantic.domain.errors import BlockValidationError, ModelSpecValidationError
 from semantic.domain.layer_group import BLOCK_TOKENS, LayerGroup, LayerType, TokenTensor
+from semantic.domain.live_bytes import DEFAULT_PREFILL_STEP
 
 __all__ = ["Basis", "CacheKey", "GenerationResult", "ModelCacheSpec"]
 
@@ -132,7 +133,7 @@ class ModelCacheSpec:
         """Blocks that one agent may hold in the group; None when unbounded."""
         return self.group(group).max_blocks
 
-    def live_bytes(self, n_tokens: int, prefill_step: int = 2048) -> int:
+    def live_bytes(self, n_tokens: int, prefill_step: int = DEFAULT_PREFILL_STEP) -> int:
         """Sum of `cache.nbytes` once `n_tokens` are in, put there as mlx-lm's generate_step does.
 
         Args:
@@ -142,7 +143,12 @@ class ModelCacheSpec:
         return live_bytes.at_rest(self.groups, n_tokens, prefill_step)
 
     def live_peak_bytes(
-        self, n_tokens: int, prefill_step: int = 2048, *, cached_tokens: int = 0
+        self,
+        n_tokens: int,
+        prefill_step: int = DEFAULT_PREFILL_STEP,
+        *,
+        cached_tokens: int = 0,
+        new_tokens: int = 0,
     ) -> int:
         """The largest sum of `cache.nbytes` on the way to `n_tokens`.
 
@@ -150,10 +156,11 @@ class ModelCacheSpec:
             n_tokens: Positions in the caches at the end.
             prefill_step: Tokens of one prefill step.
             cached_tokens: Positions that were restored before the first step.
+            new_tokens: Tokens decoded one by one after them.
         """
-        return live_bytes.peak(self.groups, n_tokens, prefill_step, cached_tokens)
+        return live_bytes.peak(self.groups, n_tokens, prefill_step, cached_tokens, new_tokens)
 
-    def live_batch_bytes(self, lengths: Sequence[int], prefill_step: int = 2048) -> int:
+    def live_batch_bytes(self, lengths: Sequence[int], prefill_step: int = DEFAULT_PREFILL_STEP) -> int:
         """Bytes of the padded batch that mlx-lm's BatchGenerator makes of these lengths.
 
         Args:

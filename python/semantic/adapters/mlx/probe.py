@@ -1,0 +1,127 @@
+"""The exact geometry of a model: one lazy forward, no array is ever allocated."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm import utils
+from mlx_lm.models.cache import make_prompt_cache
+
+from semantic.adapters.mlx.leaf import spec_of_caches
+from semantic.domain.errors import ModelSpecValidationError
+from semantic.domain.value_objects import ModelCacheSpec
+
+__all__ = ["DEFAULT_KV_DTYPE", "load_config", "probe", "spec_from_config"]
+
+DEFAULT_KV_DTYPE = "bfloat16"
+"""For a config that names no dtype: what `ModelCacheSpec.from_model` takes too."""
+
+_KV_DTYPES = ("bfloat16", "float16", "float32")
+
+
+def probe(model: Any) -> ModelCacheSpec:
+    """The cache geometry that mlx-lm really allocates for `model`.
+
+    Makes the model's own prompt cache and runs one token through it lazily: shapes and dtypes are
+    known, nothing is computed. Call it on the thread that owns the model.
+
+    Raises:
+        UnsupportedCacheError: The model has a cache class that is not served.
+        IncompatibleCacheError: A cache entry that one token leaves empty.
+    """
+    caches = make_prompt_cache(model)
+    model(mx.zeros((1, 1), dtype=mx.int32), cache=caches)
+    return spec_of_caches(caches)
+
+
+def spec_from_config(
+    path_or_dict: str | os.PathLike[str] | Mapping[str, Any], *, kv_dtype: str | None = None
+) -> ModelCacheSpec:
+    """The geometry from a `config.json` alone; no weight is ever allocated.
+
+    Args:
+        path_or_dict: The file, the model folder that holds it, or the parsed config.
+        kv_dtype: Element type of the cache. Default: the config's `torch_dtype` or `dtype`, else
+            bfloat16.
+
+    Raises:
+        ModelSpecValidationError: A config that lacks what mlx-lm needs to build the model, an
+            architecture that mlx-lm does not have, or an unknown dtype.
+        UnsupportedCacheError: See `probe`.
+    """
+    config = load_config(path_or_dict)
+    dtype = kv_dtype or _config_dtype(config)
+    if dtype not in _KV_DTYPES:
+        raise ModelSpecValidationError(
+            f"unknown KV dtype {dtype!r}; one of {', '.join(_KV_DTYPES)}", attribute="kv_dtype"
+        )
+    with _random_state_kept():
+        model = _build(config)
+        model.set_dtype(getattr(mx, dtype))
+        return probe(model)
+
+
+def load_config(path_or_dict: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """The parsed config, from a file, a model folder, or a mapping (copied).
+
+    Raises:
+        ModelSpecValidationError: No such file, or no JSON object in it.
+    """
+    if isinstance(path_or_dict, Mapping):
+        # mlx-lm's ModelArgs write into nested dicts.
+        return dict(json.loads(json.dumps(dict(path_or_dict))))
+    path = Path(path_or_dict)
+    if path.is_dir():
+        path = path / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelSpecValidationError(f"no config at {path}", attribute="config") from error
+    except ValueError as error:
+        raise ModelSpecValidationError(
+            f"{path} is not a JSON file: {error}", attribute="config"
+        ) from error
+    if not isinstance(config, dict):
+        raise ModelSpecValidationError(f"{path} holds no JSON object", attribute="config")
+    return config
+
+
+def _config_dtype(config: Mapping[str, Any]) -> str:
+    text = config.get("text_config")
+    for source in (config, text if isinstance(text, Mapping) else {}):
+        for name in ("torch_dtype", "dtype"):
+            if isinstance(source.get(name), str):
+                return str(source[name])
+    return DEFAULT_KV_DTYPE
+
+
+def _build(config: dict[str, Any]) -> Any:
+    """The mlx-lm model of `config`; its random weights stay lazy."""
+    if not isinstance(config.get("model_type"), str):
+        raise ModelSpecValidationError("the config has no 'model_type'", attribute="model_type")
+    try:
+        model_class, args_class = utils._get_classes(config=config)
+        return model_class(args_class.from_dict(config))
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+        missing = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
+        raise ModelSpecValidationError(
+            f"mlx-lm cannot build model_type {config['model_type']!r} from this config: {error}",
+            attribute=missing or "config",
+        ) from error
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Building a model draws (lazily) from MLX's global generator; the caller's must not move."""
+    high, low = mx.random.state[0].tolist()
+    try:
+        yield
+    finally:
+        # A key is its 64-bit seed, and seeding is the one way in that every MLX release has.
+        mx.random.seed(high << 32 | low)

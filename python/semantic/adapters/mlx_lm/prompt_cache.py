@@ -1,0 +1,248 @@
+"""The drop-in for `mlx_lm.models.cache.LRUPromptCache`.
+
+Same surface, other memory: sequences are sealed blocks under one byte budget, shared by what they
+have in common, and a sequence whose window has wrapped is restored at its end or at a checkpoint, never
+trimmed. Every failure is a counted miss: nothing is raised into a generation thread (law 7).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+from semantic.adapters.mlx.leaf import spec_of_caches
+from semantic.adapters.mlx.materialise import MlxMaterialiser
+from semantic.application.counters import Counters, FailureCallback
+from semantic.application.publish import publish_caches, reason_of
+from semantic.application.resources import Resources
+from semantic.application.sealed_blocks import Hold, SealedBlocks
+from semantic.domain.errors import PoolConfigurationError
+from semantic.domain.identity import Namespace, Tokens, pack
+from semantic.domain.services import BlockPool, MemoryBudget
+from semantic.domain.value_objects import ModelCacheSpec
+from semantic.ports.outbound import BlockStore
+
+__all__ = ["PromptCache"]
+
+_log = logging.getLogger("semantic")
+
+_KINDS = ("assistant", "user", "system")
+
+_Member = tuple[Hashable, ModelCacheSpec]
+
+
+class PromptCache:
+    """What mlx_lm.server calls its prompt cache, over shared blocks.
+
+    `fetch_nearest_cache` and `insert_cache` call MLX and belong on the generation thread; the rest
+    may be called from any thread.
+
+    Args:
+        max_size: Most sequences to remember.
+        max_bytes: Most bytes of sealed blocks, over all models.
+        budget: A budget shared with other pools, instead of `max_bytes`.
+        spec_of: The geometry of a model key; without it, or where it answers None, the geometry is
+            learned from the first caches that are inserted under the key.
+        store: Keeps blocks over restarts; none is built in yet.
+        on_failure: Called with (reason, detail) for each failure that became a miss.
+
+    Raises:
+        PoolConfigurationError: A store was given.
+    """
+
+    def __init__(
+        self,
+        max_size: int = 10,
+        max_bytes: int = 1 << 63,
+        *,
+        budget: MemoryBudget | None = None,
+        spec_of: Callable[[Any], ModelCacheSpec | None] | None = None,
+        store: BlockStore | None = None,
+        on_failure: FailureCallback | None = None,
+    ) -> None:
+        if store is not None:
+            raise PoolConfigurationError("no store is built in yet: blocks are kept in memory only")
+        self.max_size = max_size
+        self.max_bytes = max_bytes
+        # A limit of no bytes at all is legal here: nothing fits into one byte either.
+        self._budget = budget or MemoryBudget(max(1, max_bytes))
+        self._spec_of = spec_of
+        self._counters = Counters(on_failure)
+        self._materialiser = MlxMaterialiser()
+        self._lock = threading.RLock()
+        self._members: OrderedDict[_Member, Resources] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Remembered sequences, over all models."""
+        return sum(len(member.sealed) for member in self._each_member())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all sealed blocks."""
+        snapshots = (member.pool.snapshot() for member in self._each_member())
+        return sum(snapshot.held + snapshot.cached for snapshot in snapshots)
+
+    # The server's two calls --------------------------------------------------------------------
+
+    def fetch_nearest_cache(
+        self, model: Any, tokens: Sequence[int]
+    ) -> tuple[list[Any] | None, Sequence[int]]:
+        """The longest restorable prefix of `tokens`.
+
+        Args:
+            model: The model's key.
+            tokens: The prompt.
+
+        Returns:
+            Fresh caches and the tokens that are left to compute, at least one; or None and all
+            tokens.
+        """
+        caches, cached_tokens = None, 0
+        try:
+            caches, cached_tokens = self._fetch(model, pack(tokens))
+        except Exception as error:
+            _log.exception("a fetch failed")
+            self._counters.failure(reason_of(error), repr(error))
+        self._counters.request(len(tokens), cached_tokens)
+        return (caches, tokens[cached_tokens:]) if caches else (None, tokens)
+
+    def insert_cache(
+        self,
+        model: Any,
+        tokens: Sequence[int],
+        prompt_cache: list[Any],
+        *,
+        cache_type: str = "assistant",
+    ) -> None:
+        """Remember what `prompt_cache` holds of `tokens`, as far as the budget allows.
+
+        Args:
+            model: The model's key.
+            tokens: The tokens in the caches; where the caches hold fewer, only those count.
+            prompt_cache: The caches; they stay the caller's.
+            cache_type: "assistant", "user" or "system": what kind of segment ends here.
+        """
+        try:
+            member = self._member_for(model, spec_of_caches(prompt_cache))
+            publish_caches(
+                member, pack(tokens), prompt_cache, cache_type, cache_type, exact=False
+            )
+            self.trim_to(n_sequences=self.max_size)
+        except Exception as error:
+            reason = reason_of(error)
+            if reason == "failed":
+                _log.exception("an insert failed")
+            self._counters.failure(reason, str(error))
+
+    def _fetch(self, model: Any, tokens: Tokens) -> tuple[list[Any] | None, int]:
+        member = self._best_member(model, tokens)
+        if member is None:
+            return None, 0
+        hold = member.sealed.hold(tokens)
+        try:
+            if not hold.plan.n_tokens:
+                return None, 0
+            caches = self._materialiser.restore(member.spec, hold.plan, hold.data)
+            member.sealed.touch(hold)
+            return caches, hold.plan.n_tokens
+        finally:
+            member.sealed.release(hold)
+
+    def _best_member(self, model: Any, tokens: Tokens) -> Resources | None:
+        """The layout under this key that has the longest hit."""
+        members = [member for (key, _), member in self._items() if key == model]
+        if len(members) < 2:
+            return members[0] if members else None
+        return max(members, key=lambda member: member.sealed.plan(tokens).n_tokens)
+
+    # Limits and counts -------------------------------------------------------------------------
+
+    def trim_to(self, *, n_sequences: int | None = None, n_bytes: int | None = None) -> None:
+        """Forget the least recently used until these limits hold.
+
+        Args:
+            n_sequences: Most sequences to keep.
+            n_bytes: Most bytes to keep; a sequence that runs keeps what it holds.
+        """
+        if n_sequences is not None:
+            self._trim_sequences(max(0, n_sequences))
+        if n_bytes is not None:
+            self._evict_bytes(self.nbytes - max(0, n_bytes))
+
+    def stats_by_type(self) -> dict[str, dict[str, int]]:
+        """Sequences and bytes by kind of segment; a shared block counts once, where it came from."""
+        sequences: Counter[str] = Counter()
+        n_bytes: Counter[str] = Counter()
+        for member in self._each_member():
+            sequences.update(c.kind for c in member.sealed.sequences())
+            n_bytes.update(member.sealed.bytes_by_kind())
+        kinds = dict.fromkeys((*_KINDS, *sequences, *n_bytes))
+        return {k: {"n_sequences": sequences[k], "n_bytes": n_bytes[k]} for k in kinds}
+
+    def stats(self) -> dict[str, Any]:
+        """Counters, sequences and bytes by class over all models, for monitoring."""
+        members = self._each_member()
+        snapshots = [member.pool.snapshot() for member in members]
+        classes = ("held", "live", "staging", "cached")
+        ends = [(m.spec, c.end) for m in members for c in m.sealed.sequences()]
+        return {
+            **self._counters.as_dict(),
+            "sequences": len(ends),
+            "blocks": sum(member.sealed.n_blocks for member in members),
+            "evicted_blocks": sum(member.sealed.evicted_blocks for member in members),
+            "bytes": {
+                "total": self._budget.total,
+                "free": self._budget.free,
+                **{name: sum(getattr(s, name) for s in snapshots) for name in classes},
+            },
+            "unshared_bytes": sum(spec.cached_bytes(end) for spec, end in ends),
+        }
+
+    def _trim_sequences(self, n_sequences: int) -> None:
+        for member in self._each_member():
+            for checkpoint in member.sealed.sequences():
+                if len(self) <= n_sequences:
+                    return
+                member.sealed.drop(checkpoint)
+
+    def _evict_bytes(self, n_bytes: int, spared: BlockPool | None = None) -> int:
+        """Evict from the least recently used model on; the bytes that went."""
+        gone = 0
+        for member in self._each_member():
+            if member.pool is not spared and gone < n_bytes:
+                gone += member.sealed.evict_bytes(n_bytes - gone)
+        return gone
+
+    # Models ------------------------------------------------------------------------------------
+
+    def _member_for(self, model: Hashable, layout: ModelCacheSpec) -> Resources:
+        """The memory of one model key and layout; other layouts never mix with it."""
+        declared = self._spec_of(model) if self._spec_of is not None else None
+        spec = declared if declared is not None and declared.groups == layout.groups else layout
+        with self._lock:
+            key = (model, spec)
+            if key not in self._members:
+                self._members[key] = self._new_member(spec)
+            self._members.move_to_end(key)
+            return self._members[key]
+
+    def _new_member(self, spec: ModelCacheSpec) -> Resources:
+        pool = BlockPool(spec, budget=self._budget)
+        sealed = SealedBlocks(
+            spec,
+            pool,
+            Namespace.private(),
+            reclaim=lambda n_bytes: self._evict_bytes(n_bytes, spared=pool),
+            lock=self._lock,
+        )
+        return Resources(spec, pool, sealed, self._materialiser, self._counters)
+
+    def _each_member(self) -> list[Resources]:
+        return [member for _, member in self._items()]
+
+    def _items(self) -> list[tuple[_Member, Resources]]:
+        with self._lock:
+            return list(self._members.items())

@@ -1,0 +1,60 @@
+"""What happened, in numbers: requests, hits, failures by reason."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+__all__ = ["Counters", "FailureCallback"]
+
+FailureCallback = Callable[[str, str], None]
+"""Called with (reason, detail) for each failure that was turned into a miss."""
+
+_log = logging.getLogger("semantic")
+
+
+class Counters:
+    """Counts of one memory, safe to bump from any thread.
+
+    Args:
+        on_failure: Called for each counted failure; its own exceptions are logged and dropped.
+    """
+
+    def __init__(self, on_failure: FailureCallback | None = None) -> None:
+        self._lock = threading.Lock()
+        self._on_failure = on_failure
+        self._counts: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
+
+    def request(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """One lookup: how long the prompt was and how much of it was cached."""
+        with self._lock:
+            self._counts["requests"] += 1
+            self._counts["hits"] += cached_tokens > 0
+            self._counts["prompt_tokens"] += prompt_tokens
+            self._counts["cached_tokens"] += cached_tokens
+
+    def failure(self, reason: str, detail: str) -> None:
+        """Something went wrong and was served without the cache."""
+        with self._lock:
+            self._failures[reason] += 1
+        _log.warning("served without the cache: %s: %s", reason, detail)
+        if self._on_failure is not None:
+            try:
+                self._on_failure(reason, detail)
+            except Exception:
+                _log.exception("the failure callback failed")
+
+    def as_dict(self) -> dict[str, int | float | Mapping[str, int]]:
+        """Counts so far: requests, hits, prompt_tokens, cached_tokens, hit_rate, failures."""
+        with self._lock:
+            counts = {
+                name: self._counts[name]
+                for name in ("requests", "hits", "prompt_tokens", "cached_tokens")
+            }
+            failures = dict(self._failures)
+        prompt_tokens = counts["prompt_tokens"]
+        rate = counts["cached_tokens"] / prompt_tokens if prompt_tokens else 0.0
+        return {**counts, "hit_rate": rate, "failures": failures}

@@ -1,0 +1,194 @@
+"""What one agent's running sequence holds; spent by release."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from types import TracebackType
+
+from semantic.application.prefix_node import Checkpoint
+from semantic.application.publish import publish_caches
+from semantic.application.resources import Resources
+from semantic.application.sealed_blocks import Hold
+from semantic.domain.errors import (
+    BlockOperationError,
+    BlockValidationError,
+    PoolExhaustedError,
+    UnsupportedCacheError,
+)
+from semantic.domain.identity import Tokens, pack
+from semantic.domain.reports import CommitReport, HitPlan
+from semantic.ports.outbound import Caches
+
+__all__ = ["Lease"]
+
+_log = logging.getLogger("semantic")
+
+
+class Lease:
+    """A running sequence: the blocks of its hit, the live bytes it may use, what it published.
+
+    Made by `CacheManager.admit`. As a context manager it releases at the end, and aborts when an
+    exception passes through. `materialise`, `commit` and `checkpoint` call MLX: use them on the
+    thread that generates.
+    """
+
+    def __init__(
+        self,
+        memory: Resources,
+        agent_id: str,
+        prompt: Tokens,
+        hold: Hold,
+        *,
+        live_bytes: int,
+        prefill_step: int,
+        on_end: Callable[[Lease], None],
+    ) -> None:
+        self._memory = memory
+        self._agent_id = agent_id
+        self._prompt_tokens = len(prompt)
+        self._hold = hold
+        self._start = hold.plan.n_tokens
+        self._live_bytes = live_bytes
+        self._prefill_step = prefill_step
+        self._on_end = on_end
+        self._published: list[Checkpoint] = []
+        self._lock = threading.Lock()
+        self._ended = False
+
+    @property
+    def agent_id(self) -> str:
+        """Who runs."""
+        return self._agent_id
+
+    @property
+    def cached_tokens(self) -> int:
+        """Leading tokens of the prompt that need no prefill."""
+        return self._hold.plan.n_tokens
+
+    @property
+    def plan(self) -> HitPlan:
+        """Where the hit's rows come from."""
+        return self._hold.plan
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes charged for this sequence's own buffers."""
+        return self._live_bytes
+
+    def materialise(self) -> Caches | None:
+        """mlx-lm caches positioned at `cached_tokens`; None on a miss.
+
+        A restore that fails becomes a miss: the reason is counted, `cached_tokens` is 0 from then
+        on, and the request is served from scratch.
+
+        Raises:
+            UnsupportedCacheError: There is no MLX side here.
+            BlockOperationError: The lease has ended.
+        """
+        self._refuse_ended()
+        if not self.cached_tokens:
+            return None
+        try:
+            return self._memory.materialiser.restore(
+                self._memory.spec, self._hold.plan, self._hold.data
+            )
+        except UnsupportedCacheError:
+            raise
+        except Exception as error:
+            _log.exception("a restore failed")
+            self._memory.counters.failure("restore", repr(error))
+            with self._lock:
+                failed, self._hold = self._hold, Hold(HitPlan(0), {})
+            self._memory.sealed.release(failed)
+            return None
+
+    def grow(self, n_tokens: int) -> bool:
+        """Charge for a sequence of `n_tokens` in all; False, with nothing changed, when too little.
+
+        Raises:
+            BlockOperationError: The lease has ended.
+        """
+        self._refuse_ended()
+        needed = self._memory.spec.live_peak_bytes(
+            self._prompt_tokens,
+            self._prefill_step,
+            cached_tokens=self._start,
+            new_tokens=max(0, n_tokens - self._prompt_tokens),
+        )
+        more = needed - self._live_bytes
+        if more > 0:
+            self._memory.sealed.make_room(more)
+            try:
+                self._memory.pool.charge("live", more)
+            except PoolExhaustedError:
+                return False
+            self._live_bytes = needed
+        return True
+
+    def checkpoint(self, tokens: Iterable[int], caches: Caches) -> CommitReport:
+        """Publish a prefix in the middle of a turn; as `commit`."""
+        return self._publish(tokens, caches, "system")
+
+    def commit(self, tokens: Iterable[int], caches: Caches) -> CommitReport:
+        """Seal and publish what the caches hold.
+
+        Evicts what it must, and publishes the longest prefix that fits. A cache that cannot be
+        captured is reported and counted; nothing is raised for it, nor for memory.
+
+        Args:
+            tokens: The prompt and what was generated: exactly the positions in the caches.
+            caches: The sequence's caches.
+
+        Raises:
+            BlockValidationError: No tokens.
+            BlockOperationError: The lease has ended.
+        """
+        return self._publish(tokens, caches, "assistant")
+
+    def _publish(self, tokens: Iterable[int], caches: Caches, kind: str) -> CommitReport:
+        self._refuse_ended()
+        packed = pack(tokens)
+        if not packed:
+            raise BlockValidationError("tokens must not be empty")
+        publication = publish_caches(self._memory, packed, caches, self._agent_id, kind)
+        if publication.checkpoint is not None:
+            self._published.append(publication.checkpoint)
+        return publication.report
+
+    def release(self) -> None:
+        """End the turn: blocks go back to be shared, live bytes to the pool. Idempotent."""
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+        self._memory.sealed.release(self._hold)
+        self._memory.pool.discharge("live", self._live_bytes)
+        self._live_bytes = 0
+        self._on_end(self)
+
+    def abort(self) -> None:
+        """End the turn without a trace: what it published is forgotten too. Idempotent."""
+        if not self._ended:
+            for checkpoint in self._published:
+                self._memory.sealed.drop(checkpoint)
+        self.release()
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.release()
+        else:
+            self.abort()
+
+    def _refuse_ended(self) -> None:
+        if self._ended:
+            raise BlockOperationError(f"the lease of agent {self._agent_id!r} has ended")

@@ -1,0 +1,123 @@
+"""The nodes of the prefix index: token blocks, the sealed blocks they own, and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from semantic.domain.identity import Tokens
+from semantic.ports.outbound import BlockData
+
+__all__ = ["Checkpoint", "PrefixNode", "SealedBlock", "common_prefix"]
+
+
+@dataclass(eq=False, slots=True)
+class SealedBlock:
+    """A sealed block of one group: what it holds and who needs it.
+
+    Args:
+        block_id: The pool's id.
+        group: Name of its layer group.
+        lo: First valid position.
+        hi: End of the valid positions.
+        data: The tensors, by name.
+        kind: What kind of segment published it.
+        leases: Running sequences that hold it.
+        checkpoints: Checkpoints whose window it is part of; unused in unbounded groups.
+    """
+
+    block_id: int
+    group: str
+    lo: int
+    hi: int
+    data: BlockData
+    kind: str
+    node: PrefixNode | None = None
+    leases: int = 0
+    checkpoints: int = 0
+
+    def covers(self, lo: int, hi: int) -> bool:
+        """Whether all of `[lo, hi)` is valid here."""
+        return self.lo <= lo and hi <= self.hi
+
+
+@dataclass(eq=False, slots=True)
+class Checkpoint:
+    """A published end of a sequence: from here on, every group can be restored.
+
+    Args:
+        node: The node of its last token.
+        end: Its length in tokens.
+        agent_id: Who published it.
+        kind: What kind of segment ended here.
+        window: The window blocks that a hit at `end` reads.
+    """
+
+    node: PrefixNode
+    end: int
+    agent_id: str
+    kind: str
+    window: list[SealedBlock] = field(default_factory=list)
+
+
+@dataclass(eq=False, slots=True)
+class PrefixNode:
+    """One token block under its exact prefix.
+
+    Only a full node has children. Its unbounded blocks cover all of its tokens; its window blocks
+    cover what some checkpoint needs.
+    """
+
+    key: bytes
+    tokens: Tokens
+    start: int
+    parent: PrefixNode | None = None
+    children: dict[bytes, PrefixNode] = field(default_factory=dict)
+    unbounded: dict[str, SealedBlock] = field(default_factory=dict)
+    windows: dict[str, list[SealedBlock]] = field(default_factory=dict)
+    checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
+
+    @property
+    def end(self) -> int:
+        """The position after its last token."""
+        return self.start + len(self.tokens)
+
+    @property
+    def is_leased(self) -> bool:
+        """Whether a running sequence holds one of its blocks."""
+        return any(block.leases for block in self.blocks())
+
+    @property
+    def leads_nowhere(self) -> bool:
+        """Whether no checkpoint is at or behind it."""
+        return not self.children and not self.checkpoints
+
+    def blocks(self) -> Iterator[SealedBlock]:
+        """Every sealed block it owns."""
+        yield from self.unbounded.values()
+        for blocks in self.windows.values():
+            yield from blocks
+
+    def window_block(self, group: str, lo: int, hi: int) -> SealedBlock | None:
+        """A block of a window group that covers `[lo, hi)`."""
+        return next((b for b in self.windows.get(group, ()) if b.covers(lo, hi)), None)
+
+    def remove_window_block(self, block: SealedBlock) -> None:
+        """Forget a window block."""
+        remaining = [b for b in self.windows[block.group] if b is not block]
+        if remaining:
+            self.windows[block.group] = remaining
+        else:
+            del self.windows[block.group]
+
+
+def common_prefix(a: Tokens, b: Tokens) -> int:
+    """How many leading tokens `a` and `b` share, by bisection over slices."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

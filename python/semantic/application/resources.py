@@ -1,0 +1,24 @@
+"""What every turn over one model's memory works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from semantic.application.counters import Counters
+from semantic.application.sealed_blocks import SealedBlocks
+from semantic.domain.services import BlockPool
+from semantic.domain.value_objects import ModelCacheSpec
+from semantic.ports.outbound import Materialiser
+
+__all__ = ["Resources"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """One model's memory: its geometry, its bytes, its sealed blocks, its MLX side, its counts."""
+
+    spec: ModelCacheSpec
+    pool: BlockPool
+    sealed: SealedBlocks
+    materialiser: Materialiser
+    counters: Counters

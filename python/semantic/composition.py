@@ -1,0 +1,50 @@
+"""The composition root: the application with its MLX side filled in, when there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from semantic.application import cache_manager
+from semantic.domain.errors import UnsupportedCacheError
+from semantic.domain.reports import HitPlan
+from semantic.domain.value_objects import ModelCacheSpec
+from semantic.ports.outbound import BlockData, Caches, LiveCaches, Materialiser
+
+__all__ = ["CacheManager"]
+
+
+class _LazyMlx:
+    """The MLX side, imported when the first tensor is needed."""
+
+    def __init__(self) -> None:
+        self._mlx: Materialiser | None = None
+
+    def open(self, spec: ModelCacheSpec, caches: Caches) -> LiveCaches:
+        return self._load().open(spec, caches)
+
+    def restore(
+        self, spec: ModelCacheSpec, plan: HitPlan, data: Mapping[int, BlockData]
+    ) -> Caches:
+        return self._load().restore(spec, plan, data)
+
+    def extract(self, batch_caches: Caches, row: int) -> Caches:
+        return self._load().extract(batch_caches, row)
+
+    def _load(self) -> Materialiser:
+        if self._mlx is None:
+            try:
+                from semantic.adapters.mlx.materialise import MlxMaterialiser
+            except ImportError as error:
+                raise UnsupportedCacheError(
+                    f"tensors need MLX: pip install 'semantic-kv[mlx]' ({error})"
+                ) from error
+            self._mlx = MlxMaterialiser()
+        return self._mlx
+
+
+class CacheManager(cache_manager.CacheManager):
+    __doc__ = cache_manager.CacheManager.__doc__
+
+    def __init__(self, *args: Any, materialiser: Materialiser | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, materialiser=materialiser or _LazyMlx(), **kwargs)
