@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -14,13 +12,11 @@ from mlx_lm import utils
 from mlx_lm.models.cache import make_prompt_cache
 
 from semantic.adapters.mlx.leaf import spec_of_caches
+from semantic.adapters.model_config import kv_dtype_of, load_config
 from semantic.domain.errors import ModelSpecValidationError
 from semantic.domain.value_objects import ModelCacheSpec
 
-__all__ = ["DEFAULT_KV_DTYPE", "load_config", "probe", "spec_from_config"]
-
-DEFAULT_KV_DTYPE = "bfloat16"
-"""For a config that names no dtype: what `ModelCacheSpec.from_model` takes too."""
+__all__ = ["probe", "spec_from_config"]
 
 _KV_DTYPES = ("bfloat16", "float16", "float32")
 
@@ -56,7 +52,7 @@ def spec_from_config(
         UnsupportedCacheError: See `probe`.
     """
     config = load_config(path_or_dict)
-    dtype = kv_dtype or _config_dtype(config)
+    dtype = kv_dtype or kv_dtype_of(config)
     if dtype not in _KV_DTYPES:
         raise ModelSpecValidationError(
             f"unknown KV dtype {dtype!r}; one of {', '.join(_KV_DTYPES)}", attribute="kv_dtype"
@@ -65,40 +61,6 @@ def spec_from_config(
         model = _build(config)
         model.set_dtype(getattr(mx, dtype))
         return probe(model)
-
-
-def load_config(path_or_dict: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
-    """The parsed config, from a file, a model folder, or a mapping (copied).
-
-    Raises:
-        ModelSpecValidationError: No such file, or no JSON object in it.
-    """
-    if isinstance(path_or_dict, Mapping):
-        # mlx-lm's ModelArgs write into nested dicts.
-        return dict(json.loads(json.dumps(dict(path_or_dict))))
-    path = Path(path_or_dict)
-    if path.is_dir():
-        path = path / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelSpecValidationError(f"no config at {path}", attribute="config") from error
-    except ValueError as error:
-        raise ModelSpecValidationError(
-            f"{path} is not a JSON file: {error}", attribute="config"
-        ) from error
-    if not isinstance(config, dict):
-        raise ModelSpecValidationError(f"{path} holds no JSON object", attribute="config")
-    return config
-
-
-def _config_dtype(config: Mapping[str, Any]) -> str:
-    text = config.get("text_config")
-    for source in (config, text if isinstance(text, Mapping) else {}):
-        for name in ("torch_dtype", "dtype"):
-            if isinstance(source.get(name), str):
-                return str(source[name])
-    return DEFAULT_KV_DTYPE
 
 
 def _build(config: dict[str, Any]) -> Any:

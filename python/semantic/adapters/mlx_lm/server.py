@@ -14,26 +14,28 @@ Rules of this room:
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import inspect
 import io
-import json
 import logging
-import signal
-import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from http.server import ThreadingHTTPServer
-from typing import Any, NoReturn
-from urllib.parse import urlsplit
+from typing import Any
 
-from semantic.domain.errors import SemanticError
+from semantic.adapters.mlx_lm.http_server import (
+    POLL_SECONDS,
+    STATS_PATH,
+    HttpServer,
+    ServerError,
+    StopRequest,
+    handler_class,
+    signals_ask,
+)
 
 __all__ = ["STATS_PATH", "ServerError", "launch", "options_help"]
 
-STATS_PATH = "/v1/semantic/stats"
 _PROGRAM = "semantic serve"
 _NO_LIMIT_SEQUENCES = 1 << 31
 _NO_LIMIT_BYTES = 1 << 63
@@ -56,17 +58,6 @@ _log = logging.getLogger("semantic.serve")
 CacheFactory = Callable[..., Any]
 
 
-class ServerError(SemanticError):
-    """The server cannot start, or has to end.
-
-    Attributes:
-        still_running: Whether its generation thread is stuck, so that only the end of the process
-            ends it.
-    """
-
-    still_running: bool = False
-
-
 def launch(
     argv: Sequence[str],
     *,
@@ -74,7 +65,10 @@ def launch(
     on_ready: Callable[[str, int], None] | None = None,
     new_cache: CacheFactory | None = None,
 ) -> None:
-    """Run mlx_lm.server on this thread until SIGINT or SIGTERM, with our prompt cache in it.
+    """Run mlx_lm.server with our prompt cache on the main thread, until SIGINT or SIGTERM.
+
+    End the process right after it, with `os._exit`: where the thread that used MLX ended a moment
+    before, MLX's own teardown at a regular exit aborts now and then (mlx 0.32.4).
 
     Args:
         argv: Options of mlx_lm.server, without a program name.
@@ -99,11 +93,8 @@ def launch(
         make_cache = new_cache or _our_prompt_cache
         _serve(server, host, port, model_provider, lambda: make_cache(**cache_limits), on_ready)
 
-    with _own_command_line(argv), _sigterm_interrupts(), _replaced(server, "run", run):
-        try:
-            server.main()
-        except KeyboardInterrupt:
-            return
+    with _own_command_line(argv), _replaced(server, "run", run):
+        server.main()
     if not served:
         raise ServerError(f"mlx-lm {_version()}: mlx_lm.server.main() no longer calls run()")
 
@@ -156,112 +147,30 @@ def _serve(
     if server.mx.distributed.init().rank() != 0:
         server.ResponseGenerator(model_provider, new_cache()).join()
         return
-    with _HttpServer.bound(host, port, _handler_class(server)) as httpd:
+    with HttpServer.bound(host, port, handler_class(server)) as httpd, signals_ask(httpd.stop):
         httpd.generator = server.ResponseGenerator(model_provider, new_cache())
         try:
             _log.info("Serving at http://%s:%d", host, httpd.server_port)
             if on_ready is not None:
                 on_ready(host, httpd.server_port)
-            httpd.serve_forever()
+            httpd.serve_until_stopped()
         finally:
-            _stop(httpd.generator)
+            _stop(httpd.generator, httpd.stop)
 
 
-def _stop(generator: Any) -> None:
-    """End the generation thread, or say that it does not end."""
+def _stop(generator: Any, request: StopRequest) -> None:
+    """End the generation thread, or say that it does not end; asking twice ends the patience."""
     stopper = threading.Thread(target=generator.stop_and_join, daemon=True)
     stopper.start()
-    with contextlib.suppress(KeyboardInterrupt):  # asked twice: do not wait any longer
-        stopper.join(_STOP_SECONDS)
+    deadline = time.monotonic() + _STOP_SECONDS
+    while stopper.is_alive() and time.monotonic() < deadline and request.times < 2:
+        stopper.join(POLL_SECONDS)
     if stopper.is_alive():
         raise ServerError(
             f"the generation thread was still busy when the server had to end (waited up to "
             f"{_STOP_SECONDS:.0f} s); the process is ended without it",
             still_running=True,
         )
-
-
-class _HttpServer(ThreadingHTTPServer):
-    """The HTTP server: bound at birth, given its generator later, ends when that dies."""
-
-    request_queue_size = 128
-    generator: Any = None
-
-    def __init__(self, family: socket.AddressFamily, address: Any, handler: Any) -> None:
-        self.address_family = family
-        super().__init__(address, handler)
-
-    @classmethod
-    def bound(cls, host: str, port: int, handler: Any) -> _HttpServer:
-        if not 0 <= port <= 65535:
-            raise ServerError(f"--port {port}: a port is a number from 0 to 65535")
-        try:
-            found = socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
-            family, _, _, _, address = found[0]
-            return cls(family, address, handler)
-        except OSError as error:
-            _refuse_address(host, port, error)
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        handler: Any = self.RequestHandlerClass
-        handler(self.generator, request, client_address, self)
-
-    def service_actions(self) -> None:
-        if not self.generator.generation_available():
-            raise ServerError(
-                "the generation thread died, so nothing can be answered any more; "
-                "the reason is in the log above (a model that cannot be loaded, most often)"
-            )
-
-
-def _refuse_address(host: str, port: int, error: OSError) -> NoReturn:
-    if isinstance(error, socket.gaierror):
-        why = f"{host!r} is no host name or address; try --host 127.0.0.1"
-    elif error.errno == errno.EADDRINUSE:
-        why = (
-            f"port {port} on {host} is in use, perhaps by another server of yours; "
-            f"stop that one, or choose another port with --port"
-        )
-    elif error.errno == errno.EADDRNOTAVAIL:
-        why = f"{host} is no address of this machine; try --host 127.0.0.1"
-    elif error.errno == errno.EACCES:
-        why = f"port {port} needs more rights than this process has; choose one above 1023"
-    else:
-        why = f"cannot listen on {host}:{port}: {error}"
-    raise ServerError(why, host=host, port=port) from error
-
-
-def _handler_class(server: Any) -> Any:
-    def do_get(self: Any) -> None:
-        if urlsplit(self.path).path == STATS_PATH:
-            _send_stats(self)
-        else:
-            server.APIHandler.do_GET(self)
-
-    return type("SemanticAPIHandler", (server.APIHandler,), {"do_GET": do_get})
-
-
-def _send_stats(handler: Any) -> None:
-    # The generator drops its cache when it stops.
-    cache = getattr(handler.response_generator, "prompt_cache", None)
-    status, answer = 200, {}
-    try:
-        if cache is None:
-            status, answer = 503, {"error": "the server is shutting down"}
-        else:
-            answer = dict(cache.stats())
-    except Exception as error:
-        _log.exception("the prompt cache could not report its state")
-        status, answer = 500, {"error": f"{type(error).__name__}: {error}"}
-    body = json.dumps(answer).encode()
-    handler.send_response(status)
-    handler.send_header("Content-Type", "application/json")
-    handler.send_header("Content-Length", str(len(body)))
-    handler._set_cors_headers()
-    handler.end_headers()
-    handler.wfile.write(body)
 
 
 def _server_module() -> Any:
@@ -311,16 +220,3 @@ def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, before)
-
-
-@contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM ends the server as Ctrl-C does; signals belong to the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

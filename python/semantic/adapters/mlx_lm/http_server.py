@@ -1,0 +1,184 @@
+"""The HTTP side of `semantic serve`: the socket, one route more, and the wish to end.
+
+The port is bound at birth and the generator comes later. Signals set a flag that the serving loop
+reads: an exception thrown into any line of ours could leave the generation thread behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from semantic.domain.errors import SemanticError
+
+__all__ = [
+    "POLL_SECONDS",
+    "STATS_PATH",
+    "HttpServer",
+    "ServerError",
+    "StopRequest",
+    "handler_class",
+    "signals_ask",
+]
+
+STATS_PATH = "/v1/semantic/stats"
+POLL_SECONDS = 0.1
+_FAREWELL_SECONDS = 1.5
+
+_log = logging.getLogger("semantic.serve")
+
+
+class ServerError(SemanticError):
+    """The server cannot start, or has to end.
+
+    Attributes:
+        still_running: Whether its generation thread is stuck, so that only the end of the process
+            ends it.
+    """
+
+    still_running: bool = False
+
+
+class StopRequest:
+    """How often somebody asked the server to end."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def ask(self, *_: object) -> None:
+        """Ask once more; also a signal handler."""
+        self.times += 1
+
+
+class _StopError(Exception):
+    """Leaves the serving loop."""
+
+
+class HttpServer(ThreadingHTTPServer):
+    """The HTTP server: bound at birth, given its generator later, ends when that dies."""
+
+    request_queue_size = 128
+    generator: Any = None
+
+    def __init__(self, family: socket.AddressFamily, address: Any, handler: Any) -> None:
+        self.address_family = family
+        self.stop = StopRequest()
+        super().__init__(address, handler)
+
+    @classmethod
+    def bound(cls, host: str, port: int, handler: Any) -> HttpServer:
+        """A server that listens already.
+
+        Raises:
+            ServerError: When the address cannot be listened on; says what to do.
+        """
+        if not 0 <= port <= 65535:
+            raise ServerError(f"--port {port}: a port is a number from 0 to 65535")
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            family, _, _, _, address = found[0]
+            return cls(family, address, handler)
+        except OSError as error:
+            _refuse_address(host, port, error)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Handle one request, as mlx_lm.server's handlers want it: with the generator."""
+        handler: Any = self.RequestHandlerClass
+        handler(self.generator, request, client_address, self)
+
+    def serve_until_stopped(self) -> None:
+        """Serve until `stop` is asked.
+
+        Raises:
+            ServerError: When the generation thread has died.
+        """
+        with contextlib.suppress(_StopError):
+            self.serve_forever(poll_interval=POLL_SECONDS)
+
+    def service_actions(self) -> None:
+        """Look up from the socket, several times a second."""
+        if self.stop.times:
+            raise _StopError
+        if not self.generator.generation_available():
+            # Requests in flight look at the thread once a second, and tell their clients.
+            time.sleep(_FAREWELL_SECONDS)
+            raise ServerError(
+                "the generation thread died, so nothing can be answered any more; "
+                "the reason is in the log above (a model that cannot be loaded, most often)"
+            )
+
+
+def _refuse_address(host: str, port: int, error: OSError) -> NoReturn:
+    if isinstance(error, socket.gaierror):
+        why = f"{host!r} is no host name or address; try --host 127.0.0.1"
+    elif error.errno == errno.EADDRINUSE:
+        why = (
+            f"port {port} on {host} is in use, perhaps by another server of yours; "
+            f"stop that one, or choose another port with --port"
+        )
+    elif error.errno == errno.EADDRNOTAVAIL:
+        why = f"{host} is no address of this machine; try --host 127.0.0.1"
+    elif error.errno == errno.EACCES:
+        why = f"port {port} needs more rights than this process has; choose one above 1023"
+    else:
+        why = f"cannot listen on {host}:{port}: {error}"
+    raise ServerError(why, host=host, port=port) from error
+
+
+def handler_class(server: Any) -> Any:
+    """The request handler of the module `mlx_lm.server`, and one route more."""
+
+    def do_get(self: Any) -> None:
+        if urlsplit(self.path).path == STATS_PATH:
+            _send_stats(self)
+        else:
+            server.APIHandler.do_GET(self)
+
+    return type("SemanticAPIHandler", (server.APIHandler,), {"do_GET": do_get})
+
+
+def _send_stats(handler: Any) -> None:
+    # The generator drops its cache when it stops.
+    cache = getattr(handler.response_generator, "prompt_cache", None)
+    status, answer = 200, {}
+    try:
+        if cache is None:
+            status, answer = 503, {"error": "the server is shutting down"}
+        else:
+            answer = dict(cache.stats())
+    except Exception as error:
+        _log.exception("the prompt cache could not report its state")
+        status, answer = 500, {"error": f"{type(error).__name__}: {error}"}
+    body = json.dumps(answer).encode()
+    handler.send_response(status)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(body)))
+    handler._set_cors_headers()
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+@contextlib.contextmanager
+def signals_ask(request: StopRequest) -> Iterator[None]:
+    """SIGINT and SIGTERM ask for the end; only the main thread may listen to them."""
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Whoever started us deaf to a signal (`nohup`, `&`) meant it.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, request.ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

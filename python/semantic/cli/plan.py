@@ -1,0 +1,91 @@
+"""`semantic plan`: what a model's KV cache costs, and how many agents fit, from its config alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from semantic.cli.extras import missing_message
+from semantic.cli.options import memory_size
+from semantic.cli.plan_sheet import Sheet, make_sheet, write_csv, write_xlsx
+from semantic.domain.errors import SemanticError
+
+__all__ = ["register"]
+
+_MEMORY = "8GB,16GB,24GB,64GB,128GB,192GB"
+_HELP = """Size a machine: bytes per token and block, live and cached bytes, agents that fit.
+
+    Counts the KV cache alone: what the weights take has to be subtracted from the memory first.
+    """
+_EPILOG = "Example: semantic plan gemma-3-12b ./my-model --memory 24GB,64GB --context 4K,32K"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("plan", help=_HELP, epilog=_EPILOG)(_plan)
+
+
+def _plan(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Presets, config.json files or model folders; all presets when left out."
+        ),
+    ] = None,
+    memory: Annotated[str, typer.Option(help="Memory sizes for KV caches, with commas.")] = _MEMORY,
+    context: Annotated[
+        str, typer.Option(help="Context lengths of one agent in tokens, such as 4096,32K.")
+    ] = "4K",
+    basis: Annotated[
+        str,
+        typer.Option(help="What an agent costs: peak (of its prefill), live, or cached (at rest)."),
+    ] = "peak",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    csv: Annotated[Path | None, typer.Option(help="Write the table as CSV, too.")] = None,
+    xlsx: Annotated[Path | None, typer.Option(help="Write the table as XLSX, too.")] = None,
+) -> None:
+    if xlsx is not None and (message := missing_message("plan --xlsx", "xlsxwriter")):
+        typer.echo(message, err=True)
+        raise typer.Exit(2)
+    sizes = {text.strip(): memory_size(text) for text in memory.split(",")}
+    contexts = [_tokens(text) for text in context.split(",")]
+    try:
+        sheet = make_sheet(models, sizes, contexts, basis)
+        if csv is not None:
+            write_csv(sheet, csv)
+        if xlsx is not None:
+            write_xlsx(sheet, xlsx)
+    except (SemanticError, OSError) as error:
+        typer.echo(f"semantic plan: {error}", err=True)
+        raise typer.Exit(2) from error
+    if as_json:
+        typer.echo(json.dumps(sheet.records(), indent=1))
+    else:
+        _print(sheet)
+
+
+def _tokens(text: str) -> int:
+    number = text.strip().upper()
+    factor = 1024 if number.endswith("K") else 1
+    digits = number.removesuffix("K")
+    if not digits.isdecimal() or int(digits) == 0:
+        raise typer.BadParameter(f"{text!r} is no context length; write 4096 or 4K (4 x 1024)")
+    return int(digits) * factor
+
+
+def _print(sheet: Sheet) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="KV cache per model; without weights", title_justify="left")
+    for column in sheet.columns:
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for row in sheet.rows:
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+    # Piped into a file the columns must not be folded to an imagined terminal.
+    console = Console()
+    console = console if console.is_terminal else Console(width=240)
+    console.print(table)

@@ -1,0 +1,90 @@
+"""`semantic serve`: mlx_lm.server, all of its options, with our KV memory in it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand
+
+from semantic.cli.extras import missing_message
+from semantic.cli.options import memory_size
+
+__all__ = ["register"]
+
+_HELP = """Serve a model with mlx_lm.server and a KV memory that agents share.
+
+    Every option of mlx_lm.server is accepted and means what it means there (listed below).
+    GET /v1/semantic/stats tells how the memory is used.
+    """
+_EPILOG = "Example: semantic serve --model ./my-model --port 8080 --kv-memory 8GB"
+
+
+class _ServeCommand(TyperCommand):
+    """Our help, followed by mlx_lm.server's own."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        typer.echo(_their_help())
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(
+        "serve",
+        cls=_ServeCommand,
+        help=_HELP,
+        epilog=_EPILOG,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )(_serve)
+
+
+def _serve(
+    context: typer.Context,
+    kv_memory: Annotated[
+        int | None,
+        typer.Option(
+            parser=memory_size,
+            metavar="SIZE",
+            help="Bytes for KV caches, such as 8GB or 7.5GiB: what is cached makes room for what "
+            "runs. Left out, --prompt-cache-size and --prompt-cache-bytes limit the cache.",
+        ),
+    ] = None,
+) -> None:
+    message = missing_message("serve", "mlx", "mlx_lm")
+    if message is not None:
+        typer.echo(message, err=True)
+        raise typer.Exit(2)
+    from semantic.adapters.mlx_lm.server import ServerError, launch
+
+    status = 0
+    try:
+        launch(context.args, kv_memory=kv_memory)
+    except ServerError as error:
+        typer.echo(f"semantic serve: {error}", err=True)
+        status = 1
+    _end_process(status)
+
+
+def _end_process(status: int) -> NoReturn:
+    # A regular exit waits for a stuck generation thread for ever, and where that thread has just
+    # ended, MLX's teardown may abort (`launch` says more).
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _their_help() -> str:
+    message = missing_message("serve", "mlx", "mlx_lm")
+    if message is not None:
+        return f"The options of mlx_lm.server cannot be listed here. {message}"
+    from semantic.adapters.mlx_lm.server import ServerError, options_help
+
+    try:
+        return "Options of mlx_lm.server:\n\n" + options_help()
+    except ServerError as error:
+        return f"The options of mlx_lm.server cannot be listed here: {error}"

@@ -1,0 +1,163 @@
+"""The block pool: the accounting of one model's cache, with the model's geometry around it.
+
+Counting is the native pool's; what is here only knows which groups a spec has, and what the ids
+mean in tokens. `allocate`, `free` and the readings are inherited as they are, so that a call costs
+no Python.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Self
+
+from semantic.domain._check import whole_number
+from semantic.domain.entities import AgentBlocks, KVBlock
+from semantic.domain.errors import PoolConfigurationError
+from semantic.domain.layer_group import BLOCK_TOKENS, LayerGroup
+from semantic.domain.native import MemoryBudget, Pool
+from semantic.domain.value_objects import ModelCacheSpec
+
+__all__ = ["BlockPool", "MemoryBudget"]
+
+
+class BlockPool(Pool):
+    """The blocks of one model, under one budget of bytes.
+
+    Exactly one of `total_memory`, `total_blocks` and `budget` is given.
+
+    Args:
+        spec: The model's cache geometry.
+        total_memory: A private budget in bytes.
+        total_blocks: A private budget of that many blocks of every group.
+        budget: A budget that other pools share.
+        minimum: Bytes that no other pool of the budget can take.
+        maximum: Bytes that this pool never goes beyond; None for the whole budget.
+        arrays_max: The most arrays that blocks may be made of; Metal's limit of buffers.
+
+    Raises:
+        PoolConfigurationError: None or several budgets, one that is not a whole number of bytes or
+            smaller than the smallest block, or terms that contradict each other.
+        PoolExhaustedError: Others have taken too much of the budget to promise the minimum.
+    """
+
+    __slots__ = ("__weakref__", "_spec", "_swap")
+
+    _spec: ModelCacheSpec
+    _swap: threading.Lock
+
+    def __new__(
+        cls,
+        spec: ModelCacheSpec,
+        total_memory: int | None = None,
+        *,
+        total_blocks: int | None = None,
+        budget: MemoryBudget | None = None,
+        minimum: int = 0,
+        maximum: int | None = None,
+        arrays_max: int = 499_000,
+    ) -> Self:
+        """Build the native pool; everything is said there, nothing is left for `__init__`."""
+        groups = _native_groups(spec)
+        total = _total(spec, total_memory, total_blocks, budget)
+        pool = super().__new__(cls, groups, total, minimum, maximum, arrays_max)
+        pool._spec = spec
+        pool._swap = threading.Lock()
+        return pool
+
+    @property
+    def spec(self) -> ModelCacheSpec:
+        """The geometry that the pool counts by."""
+        with self._swap:
+            return self._spec
+
+    def allocate_tokens(self, agent_id: str, n_tokens: int) -> AgentBlocks:
+        """Extend an agent *to* `n_tokens` in every group at once, all or nothing as to memory.
+
+        Never shrinks an agent: fewer tokens than before change nothing.
+
+        Args:
+            agent_id: Who holds the blocks.
+            n_tokens: The context that the blocks are to stand for, at least 1.
+
+        Returns:
+            All blocks of the agent, in token order. `token_count` is what the block's token block
+            covers of the agent's tokens; 0 for a state, which has no tokens of its own.
+
+        Raises:
+            PoolExhaustedError: Too few bytes or arrays; `bytes_short` says how many bytes.
+            BlockOperationError: No tokens, or an empty agent_id.
+            BlockArgumentTypeError: An argument of the wrong type.
+        """
+        with self._swap:
+            total_tokens, ids = self.extend_agent(agent_id, n_tokens)
+            groups = {group.name: group for group in self._spec.groups}
+        blocks = {
+            name: _blocks_in_token_order(groups[name], held, total_tokens)
+            for name, held in ids.items()
+        }
+        return AgentBlocks(agent_id, blocks, total_tokens)
+
+    def reconfigure(self, new_spec: ModelCacheSpec) -> None:
+        """Swap the model: other groups, the same bytes. Old ids are stale from now on.
+
+        Cached blocks are dropped, and told by `drain_evicted`.
+
+        Args:
+            new_spec: The geometry of the next model.
+
+        Raises:
+            PoolConfigurationError: Something is held, live, staged or leased, and nothing changed.
+        """
+        groups = _native_groups(new_spec)
+        # Whoever reads `spec` meanwhile waits here, so that it never differs from the groups.
+        with self._swap:
+            self.regroup(groups)
+            self._spec = new_spec
+
+
+def _native_groups(spec: ModelCacheSpec) -> list[tuple[str, str, int, int | None, int]]:
+    if not isinstance(spec, ModelCacheSpec):
+        raise PoolConfigurationError(f"spec must be a ModelCacheSpec, not {spec!r}")
+    return [
+        (group.name, group.layer_type, group.bytes_per_block, group.max_blocks, len(group.tensors))
+        for group in spec.groups
+    ]
+
+
+def _total(
+    spec: ModelCacheSpec,
+    total_memory: int | None,
+    total_blocks: int | None,
+    budget: MemoryBudget | None,
+) -> int | MemoryBudget:
+    given = [size for size in (total_memory, total_blocks, budget) if size is not None]
+    if len(given) != 1:
+        raise PoolConfigurationError(
+            "a pool needs exactly one of total_memory, total_blocks and budget"
+        )
+    if budget is not None:
+        if not isinstance(budget, MemoryBudget):
+            raise PoolConfigurationError(f"budget must be a MemoryBudget, not {budget!r}")
+        return budget
+    if total_memory is not None:
+        return whole_number(total_memory, "total_memory", PoolConfigurationError, at_least=1)
+    blocks = whole_number(total_blocks, "total_blocks", PoolConfigurationError, at_least=1)
+    return blocks * sum(group.bytes_per_block for group in spec.groups)
+
+
+def _blocks_in_token_order(
+    group: LayerGroup, ids: list[int], total_tokens: int
+) -> tuple[KVBlock, ...]:
+    """The blocks of a group with what each covers; a capped group has the last token blocks."""
+    if group.layer_type == "state":
+        return tuple(KVBlock(block_id) for block_id in ids)
+    all_blocks = -(-total_tokens // BLOCK_TOKENS)
+    first = 0 if group.max_blocks is None else max(0, all_blocks - len(ids))
+    return tuple(
+        KVBlock(block_id, token_count=_covered(first + n, total_tokens))
+        for n, block_id in enumerate(ids)
+    )
+
+
+def _covered(token_block: int, total_tokens: int) -> int:
+    return min(BLOCK_TOKENS, max(0, total_tokens - token_block * BLOCK_TOKENS))

@@ -1,0 +1,498 @@
+"""The block pool again, as plainly as Python allows: the oracle for the native one.
+
+Same operations, same errors, same numbers. Nothing is counted ahead: every reading walks all blocks.
+Slow on purpose, and not safe to use from several threads.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+from weakref import WeakSet
+
+from semantic.domain.entities import AgentBlocks, KVBlock
+from semantic.domain.errors import (
+    AgentNotFoundError,
+    BlockArgumentTypeError,
+    BlockOperationError,
+    PoolConfigurationError,
+    PoolExhaustedError,
+)
+from semantic.domain.layer_group import LayerGroup
+from semantic.domain.value_objects import ModelCacheSpec
+
+__all__ = ["ReferenceBudget", "ReferenceGroupSnapshot", "ReferencePool", "ReferenceSnapshot"]
+
+_HUGE = 2**64 - 1
+_MOST_LEASES = 2**32 - 1
+_ids = itertools.count(1000)
+
+State = Literal["held", "staged", "leased", "cached"]
+
+
+@dataclass
+class _Block:
+    group: str
+    state: State
+    agent: str = ""
+    leases: int = 0
+
+
+@dataclass(frozen=True)
+class ReferenceGroupSnapshot:
+    """What `GroupSnapshot` has."""
+
+    name: str
+    bytes_per_block: int
+    held_blocks: int
+    staged_blocks: int
+    leased_blocks: int
+    cached_blocks: int
+    free_slots: int
+
+
+@dataclass(frozen=True)
+class ReferenceSnapshot:
+    """What `PoolSnapshot` has."""
+
+    total: int
+    free: int
+    held: int
+    live: int
+    staging: int
+    cached: int
+    used: int
+    available: int
+    arrays_used: int
+    arrays_max: int
+    agents: int
+    groups: tuple[ReferenceGroupSnapshot, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        """The same as nested dicts."""
+        return {**asdict(self), "groups": [asdict(group) for group in self.groups]}
+
+
+class ReferenceBudget:
+    """What `MemoryBudget` is."""
+
+    def __init__(self, total: int) -> None:
+        self.total = _setting(total, at_least=1)
+        self.pools: WeakSet[ReferencePool] = WeakSet()
+
+    @property
+    def used(self) -> int:
+        """Bytes that pools hold and cannot evict."""
+        return sum(pool.used_memory() for pool in self.pools)
+
+    @property
+    def cached(self) -> int:
+        """Bytes of the pools' cached blocks."""
+        return sum(pool.bytes_in("cached") for pool in self.pools)
+
+    @property
+    def free(self) -> int:
+        """Bytes that no pool has taken."""
+        return self.total - self.used - self.cached
+
+
+class ReferencePool:
+    """What `BlockPool` is, with the same arguments and operations; see there."""
+
+    def __init__(
+        self,
+        spec: ModelCacheSpec,
+        total_memory: int | None = None,
+        *,
+        total_blocks: int | None = None,
+        budget: ReferenceBudget | None = None,
+        minimum: int = 0,
+        maximum: int | None = None,
+        arrays_max: int = 499_000,
+    ) -> None:
+        if [total_memory, total_blocks, budget].count(None) != 2:
+            raise PoolConfigurationError("exactly one of total_memory, total_blocks and budget")
+        if total_blocks is not None:
+            per_row = sum(group.bytes_per_block for group in spec.groups)
+            total_memory = _setting(total_blocks, at_least=1) * per_row
+        if budget is None:
+            assert total_memory is not None
+            budget = ReferenceBudget(total_memory)
+        self.budget = budget
+        self.minimum = _setting(minimum)
+        self.maximum = budget.total if maximum is None else _setting(maximum)
+        self.arrays_max = _setting(arrays_max)
+        self._begin(spec)
+        self._check_terms()
+        self._check_block_fits(spec)
+        self._evicted: list[int] = []
+        budget.pools.add(self)
+
+    def _begin(self, spec: ModelCacheSpec) -> None:
+        _check_groups(spec)
+        self.spec = spec
+        self.blocks: dict[int, _Block] = {}
+        self.eviction: list[int] = []
+        self.tokens: dict[str, int] = {}
+        self.charged = {"live": 0, "staging": 0}
+        self.free_slots = {group.name: 0 for group in spec.groups}
+
+    def _check_terms(self) -> None:
+        if self.minimum > self.maximum:
+            raise PoolConfigurationError("a minimum above the maximum")
+        others = self.budget.pools
+        if self.minimum + sum(pool.minimum for pool in others) > self.budget.total:
+            raise PoolConfigurationError("the minimums add up to more than the budget")
+        left = self.budget.total - sum(pool.kept() for pool in others)
+        if self.minimum > left:
+            raise _exhausted(self.minimum, left)
+
+    def _check_block_fits(self, spec: ModelCacheSpec) -> None:
+        smallest = min(group.bytes_per_block for group in spec.groups)
+        if smallest > min(self.maximum, self.budget.total):
+            raise PoolConfigurationError("the budget does not hold one block")
+
+    # Readings ----------------------------------------------------------------------------------
+
+    def bytes_in(self, *states: State) -> int:
+        """Bytes of the blocks in these states."""
+        blocks = [block for block in self.blocks.values() if block.state in states]
+        return sum(self.spec.bytes_per_block(block.group) for block in blocks)
+
+    def kept(self) -> int:
+        """What no other pool of the budget can take."""
+        return max(self.minimum, self.used_memory() + self.bytes_in("cached"))
+
+    def used_memory(self) -> int:
+        """Bytes held, live and staging."""
+        return self.bytes_in("held", "leased", "staged") + sum(self.charged.values())
+
+    def free_memory(self) -> int:
+        """Bytes that could be taken without evicting."""
+        others = sum(pool.kept() for pool in self.budget.pools if pool is not self)
+        taken = self.used_memory() + self.bytes_in("cached")
+        return min(self.budget.total - others, self.maximum) - taken
+
+    def available_memory(self) -> int:
+        """Bytes free or evictable."""
+        return self.free_memory() + self.bytes_in("cached")
+
+    def total_memory(self) -> int:
+        """Bytes that the pool has or could have now."""
+        return self.used_memory() + self.available_memory()
+
+    def available_blocks(self, layer_type: str = "global") -> int:
+        """Blocks of one group that could be taken now."""
+        group = self._group(_name(layer_type))
+        by_arrays = self._arrays_free(with_cached=True) // len(group.tensors)
+        return min(self.available_memory() // group.bytes_per_block, by_arrays)
+
+    def max_batch_size(self, n_tokens: int) -> int:
+        """How many more agents `allocate_tokens` would serve: counted one by one."""
+        n_tokens = _at_least_one_token(_count(n_tokens))
+        n_bytes = sum(g.blocks_for(n_tokens) * g.bytes_per_block for g in self.spec.groups)
+        arrays = sum(g.blocks_for(n_tokens) * len(g.tensors) for g in self.spec.groups)
+        agents = 0
+        bytes_left, arrays_left = self.available_memory(), self._arrays_free(with_cached=True)
+        while n_bytes <= bytes_left and arrays <= arrays_left:
+            bytes_left, arrays_left, agents = bytes_left - n_bytes, arrays_left - arrays, agents + 1
+        return agents
+
+    def snapshot(self) -> ReferenceSnapshot:
+        """One reading of everything."""
+        return ReferenceSnapshot(
+            total=self.total_memory(),
+            free=self.free_memory(),
+            held=self.bytes_in("held", "leased"),
+            live=self.charged["live"],
+            staging=self.bytes_in("staged") + self.charged["staging"],
+            cached=self.bytes_in("cached"),
+            used=self.used_memory(),
+            available=self.available_memory(),
+            arrays_used=self.arrays_max - self._arrays_free(with_cached=False),
+            arrays_max=self.arrays_max,
+            agents=len({block.agent for block in self.blocks.values() if block.state == "held"}),
+            groups=tuple(self._group_snapshot(group) for group in self.spec.groups),
+        )
+
+    def _group_snapshot(self, group: LayerGroup) -> ReferenceGroupSnapshot:
+        states = [block.state for block in self.blocks.values() if block.group == group.name]
+        return ReferenceGroupSnapshot(
+            name=group.name,
+            bytes_per_block=group.bytes_per_block,
+            held_blocks=states.count("held"),
+            staged_blocks=states.count("staged"),
+            leased_blocks=states.count("leased"),
+            cached_blocks=states.count("cached"),
+            free_slots=self.free_slots[group.name],
+        )
+
+    def check(self) -> None:
+        """What is counted ahead nowhere cannot disagree; the limits can still be broken."""
+        assert 0 <= self.free_memory()
+        assert 0 <= self._arrays_free(with_cached=False)
+        assert sorted(self.eviction) == sorted(self._ids_in("cached"))
+
+    # Agents' blocks ----------------------------------------------------------------------------
+
+    def allocate(self, n: int, layer_type: str = "global", agent_id: str = "default") -> list[int]:
+        """Take `n` blocks of a group, or what the agent's cap leaves."""
+        n, layer_type, agent_id = _count(n), _name(layer_type), _name(agent_id)
+        group = self._group(layer_type)
+        _named(agent_id)
+        if group.max_blocks is not None:
+            n = min(n, group.max_blocks - len(self._held(agent_id, group)))
+        self._make_room({group.name: n})
+        return [self._add(_Block(group.name, "held", agent_id)) for _ in range(n)]
+
+    def allocate_tokens(self, agent_id: str, n_tokens: int) -> AgentBlocks:
+        """Extend an agent to `n_tokens` in every group."""
+        agent_id, n_tokens = _name(agent_id), _count(n_tokens)
+        _named(agent_id)
+        _at_least_one_token(n_tokens)
+        wants = {
+            group.name: max(0, group.blocks_for(n_tokens) - len(self._held(agent_id, group)))
+            for group in self.spec.groups
+        }
+        self._make_room(wants)
+        for name, n in wants.items():
+            for _ in range(n):
+                self._add(_Block(name, "held", agent_id))
+        total = max(self.tokens.get(agent_id, 0), n_tokens)
+        self.tokens[agent_id] = total
+        blocks = {
+            group.name: _kv_blocks(group, self._held(agent_id, group), total)
+            for group in self.spec.groups
+        }
+        return AgentBlocks(agent_id, blocks, total)
+
+    def free(self, ids: Sequence[int]) -> None:
+        """Give back blocks that agents hold."""
+        for block_id in self._checked(ids, "held"):
+            self._remove(block_id)
+
+    def free_agent(self, agent_id: str) -> int:
+        """Give back everything that an agent allocated."""
+        _named(_name(agent_id))
+        held = [i for i in self._ids_in("held") if self.blocks[i].agent == agent_id]
+        if not held:
+            raise AgentNotFoundError(f"agent {agent_id!r} holds nothing", agent_id=agent_id)
+        for block_id in held:
+            self._remove(block_id)
+        return len(held)
+
+    # Blocks with content -----------------------------------------------------------------------
+
+    def stage(self, layer_type: str, n: int) -> list[int]:
+        """Take blocks that are about to be filled."""
+        layer_type, n = _name(layer_type), _count(n)
+        group = self._group(layer_type)
+        self._make_room({group.name: n})
+        return [self._add(_Block(group.name, "staged")) for _ in range(n)]
+
+    def abandon(self, ids: Sequence[int]) -> None:
+        """Give back staged blocks."""
+        for block_id in self._checked(ids, "staged"):
+            self._remove(block_id)
+
+    def publish(self, ids: Sequence[int], leases: int = 0) -> None:
+        """Seal staged blocks."""
+        for block_id in reversed(self._checked(ids, "staged")):
+            self._set_leases(block_id, min(_count(leases), _MOST_LEASES))
+
+    def acquire(self, ids: Sequence[int]) -> None:
+        """One more lease on each block."""
+        checked = self._checked(ids, "leased", "cached")
+        for block_id in checked:
+            if self.blocks[block_id].leases == _MOST_LEASES:
+                raise BlockOperationError("too many leases", block_id=block_id)
+        for block_id in checked:
+            self._set_leases(block_id, self.blocks[block_id].leases + 1)
+
+    def release(self, ids: Sequence[int]) -> None:
+        """One lease less on each block."""
+        for block_id in reversed(self._checked(ids, "leased")):
+            self._set_leases(block_id, self.blocks[block_id].leases - 1)
+
+    def touch(self, ids: Sequence[int]) -> None:
+        """Make cached blocks the last to be evicted."""
+        for block_id in reversed(self._checked(ids, "leased", "cached")):
+            if block_id in self.eviction:
+                self.eviction.remove(block_id)
+                self.eviction.append(block_id)
+
+    def evict(self, ids: Sequence[int]) -> None:
+        """Give back cached blocks."""
+        for block_id in self._checked(ids, "cached"):
+            self._remove(block_id)
+
+    def drain_evicted(self) -> list[int]:
+        """What the pool evicted by itself since the last call."""
+        evicted, self._evicted = self._evicted, []
+        return evicted
+
+    # Plain bytes -------------------------------------------------------------------------------
+
+    def charge(self, kind: Literal["live", "staging"], n_bytes: int) -> None:
+        """Count bytes that are not in blocks."""
+        kind_name, n_bytes = _name(kind), _count(n_bytes)
+        self._check_kind(kind_name)
+        self._make_room({}, n_bytes)
+        self.charged[kind_name] += n_bytes
+
+    def discharge(self, kind: Literal["live", "staging"], n_bytes: int) -> None:
+        """Take charged bytes off again."""
+        kind_name, n_bytes = _name(kind), _count(n_bytes)
+        self._check_kind(kind_name)
+        if n_bytes > self.charged[kind_name]:
+            raise BlockOperationError("more than was charged")
+        self.charged[kind_name] -= n_bytes
+
+    def reconfigure(self, new_spec: ModelCacheSpec) -> None:
+        """Other groups, the same bytes."""
+        if self.used_memory():
+            raise PoolConfigurationError("something is in use")
+        _check_groups(new_spec)
+        self._check_block_fits(new_spec)
+        self._evicted += self.eviction
+        self._begin(new_spec)
+
+    # How it is done ----------------------------------------------------------------------------
+
+    def _group(self, name: str) -> LayerGroup:
+        by_name = [group for group in self.spec.groups if group.name == name]
+        by_type = [group for group in self.spec.groups if group.layer_type == name]
+        if not by_name + by_type:
+            raise BlockOperationError(f"no layer group {name!r}")
+        return (by_name + by_type)[0]
+
+    def _check_kind(self, kind: str) -> None:
+        if kind not in self.charged:
+            raise BlockOperationError(f"no charge {kind!r}")
+
+    def _ids_in(self, *states: State) -> list[int]:
+        return [i for i, block in self.blocks.items() if block.state in states]
+
+    def _held(self, agent_id: str, group: LayerGroup) -> list[int]:
+        of_group = [i for i in self._ids_in("held") if self.blocks[i].group == group.name]
+        return [i for i in of_group if self.blocks[i].agent == agent_id]
+
+    def _arrays_free(self, *, with_cached: bool) -> int:
+        blocks = self.blocks.values()
+        taken = [b for b in blocks if not (with_cached and b.state == "cached")]
+        return self.arrays_max - sum(len(self.spec.group(b.group).tensors) for b in taken)
+
+    def _make_room(self, wants: Mapping[str, int], extra_bytes: int = 0) -> None:
+        n_bytes = extra_bytes + sum(n * self.spec.bytes_per_block(g) for g, n in wants.items())
+        arrays = sum(n * len(self.spec.group(g).tensors) for g, n in wants.items())
+        if n_bytes > self.available_memory():
+            raise _exhausted(n_bytes, self.available_memory())
+        if arrays > self._arrays_free(with_cached=True):
+            raise _exhausted(n_bytes, self.available_memory())
+        while n_bytes > self.free_memory() or arrays > self._arrays_free(with_cached=False):
+            self._evicted.append(self.eviction[0])
+            self._remove(self.eviction[0])
+
+    def _add(self, block: _Block) -> int:
+        block_id = next(_ids)
+        self.blocks[block_id] = block
+        self.free_slots[block.group] = max(0, self.free_slots[block.group] - 1)
+        return block_id
+
+    def _remove(self, block_id: int) -> None:
+        block = self.blocks.pop(block_id)
+        self.free_slots[block.group] += 1
+        if block_id in self.eviction:
+            self.eviction.remove(block_id)
+        if not any(other.agent == block.agent for other in self.blocks.values()):
+            self.tokens.pop(block.agent, None)
+
+    def _set_leases(self, block_id: int, leases: int) -> None:
+        if block_id in self.eviction:
+            self.eviction.remove(block_id)
+        if not leases:
+            self.eviction.append(block_id)
+        self.blocks[block_id].leases = leases
+        self.blocks[block_id].state = "leased" if leases else "cached"
+
+    def _checked(self, ids: Sequence[int], *states: State) -> list[int]:
+        if not isinstance(ids, Sequence):
+            raise BlockArgumentTypeError(f"must be a sequence of block ids, not {ids!r}")
+        for block_id in ids:
+            if isinstance(block_id, bool) or not isinstance(block_id, int):
+                raise BlockArgumentTypeError(f"a block id is an integer, not {block_id!r}")
+            if not 0 <= block_id <= _HUGE:
+                raise BlockOperationError("no id has such a number", block_id=block_id)
+        for block_id in ids:
+            if block_id not in self.blocks or self.blocks[block_id].state not in states:
+                raise BlockOperationError(f"block {block_id} is not {states}", block_id=block_id)
+        for block_id in ids:
+            if list(ids).count(block_id) > 1:
+                raise BlockOperationError(f"block {block_id} twice", block_id=block_id)
+        return list(ids)
+
+
+def _check_groups(spec: ModelCacheSpec) -> None:
+    if not isinstance(spec, ModelCacheSpec):
+        raise PoolConfigurationError(f"not a ModelCacheSpec: {spec!r}")
+    if any(group.bytes_per_block == 0 for group in spec.groups):
+        raise PoolConfigurationError("a block without bytes")
+
+
+def _kv_blocks(group: LayerGroup, ids: list[int], total_tokens: int) -> tuple[KVBlock, ...]:
+    starts = list(range(0, total_tokens, 256))
+    if group.max_blocks is not None:
+        starts = starts[-len(ids) :]
+    lengths = [min(256, total_tokens - start) for start in starts] + [0] * len(ids)
+    if group.layer_type == "state":
+        lengths = [0] * len(ids)
+    return tuple(KVBlock(i, token_count=n) for i, n in zip(ids, lengths, strict=False))
+
+
+def _exhausted(requested: int, available: int) -> PoolExhaustedError:
+    requested = min(requested, _HUGE)
+    return PoolExhaustedError(
+        f"{requested} bytes are needed and {available} available",
+        bytes_requested=requested,
+        bytes_available=available,
+        bytes_short=max(0, requested - available),
+    )
+
+
+def _whole(value: object, refuse: Callable[[str], Exception]) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise refuse(f"must be an integer, not {value!r}")
+    return value
+
+
+def _setting(value: object, at_least: int = 0) -> int:
+    setting = _whole(value, PoolConfigurationError)
+    if not at_least <= setting < _HUGE:
+        raise PoolConfigurationError(f"must be at least {at_least}, not {setting}")
+    return setting
+
+
+def _count(value: object) -> int:
+    count = _whole(value, BlockArgumentTypeError)
+    if count < 0:
+        raise BlockOperationError(f"must be at least 0, not {count}")
+    return min(count, _HUGE)
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str):
+        raise BlockArgumentTypeError(f"must be a str, not {value!r}")
+    return value
+
+
+def _named(agent_id: str) -> None:
+    if not agent_id:
+        raise BlockOperationError("agent_id must not be empty")
+
+
+def _at_least_one_token(n_tokens: int) -> int:
+    if n_tokens == 0:
+        raise BlockOperationError("n_tokens must be at least 1")
+    return n_tokens

@@ -1,0 +1,184 @@
+//! The blocks of one pool and the states they are in; of bytes and budgets this module knows nothing.
+
+use crate::agent::Agents;
+use crate::chain::Chain;
+use crate::error::Error;
+use crate::group::{Counts, GroupId, GroupSpec, Groups};
+use crate::id::{BlockId, PoolNumber, SlotIndex};
+use crate::slot::{Slots, State};
+
+/// So many blocks of a group.
+pub(crate) type Want = (GroupId, u64);
+
+/// What a request takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Cost {
+    pub(crate) bytes: u64,
+    pub(crate) arrays: u64,
+}
+
+/// The states that an operation accepts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wanted {
+    Held,
+    Staged,
+    Sealed,
+    Leased,
+    Cached,
+}
+
+impl Wanted {
+    fn accepts(self, state: State) -> bool {
+        match self {
+            Self::Held => matches!(state, State::Held { .. }),
+            Self::Staged => matches!(state, State::Staged),
+            Self::Sealed => matches!(state, State::Leased { .. } | State::Cached { .. }),
+            Self::Leased => matches!(state, State::Leased { .. }),
+            Self::Cached => matches!(state, State::Cached { .. }),
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Held => "held by an agent",
+            Self::Staged => "staged",
+            Self::Sealed => "sealed",
+            Self::Leased => "leased",
+            Self::Cached => "cached",
+        }
+    }
+}
+
+fn word(state: State) -> &'static str {
+    match state {
+        State::Held { .. } => Wanted::Held.word(),
+        State::Staged => Wanted::Staged.word(),
+        State::Leased { .. } => Wanted::Leased.word(),
+        State::Cached { .. } => Wanted::Cached.word(),
+        State::Free { .. } | State::Retired => "free",
+    }
+}
+
+/// Slots, who holds them, and the order in which cached ones go.
+#[derive(Debug)]
+pub(crate) struct Blocks {
+    pub(crate) number: PoolNumber,
+    pub(crate) groups: Groups,
+    pub(crate) slots: Slots,
+    pub(crate) agents: Agents,
+    /// Cached blocks, the next victim first.
+    pub(crate) eviction: Chain,
+    /// What the pool has evicted by itself since somebody asked.
+    pub(crate) evicted: Vec<BlockId>,
+    pub(crate) arrays_max: u64,
+}
+
+impl Blocks {
+    pub(crate) fn new(specs: Vec<GroupSpec>, arrays_max: u64) -> Result<Self, Error> {
+        Ok(Self {
+            groups: Groups::new(specs)?,
+            number: PoolNumber::fresh()?,
+            slots: Slots::default(),
+            agents: Agents::default(),
+            eviction: Chain::default(),
+            evicted: Vec::new(),
+            arrays_max,
+        })
+    }
+
+    pub(crate) fn id(&self, index: SlotIndex) -> BlockId {
+        BlockId::new(self.number, self.slots[index].generation, index)
+    }
+
+    /// See that every id is a living block in the wanted state, and that none is listed twice.
+    pub(crate) fn validate(&self, ids: &[BlockId], wanted: Wanted) -> Result<(), Error> {
+        for &id in ids {
+            let state = self.slots[self.slot(id)?].state;
+            if !wanted.accepts(state) {
+                return Err(Error::WrongState { id, found: word(state), wanted: wanted.word() });
+            }
+        }
+        repeated(ids).map_or(Ok(()), |id| Err(Error::RepeatedBlock { id }))
+    }
+
+    fn slot(&self, id: BlockId) -> Result<SlotIndex, Error> {
+        if !id.is_of(self.number) {
+            return Err(Error::ForeignBlock { id });
+        }
+        let slot = self.slots.get(id.slot()).ok_or(Error::UnknownBlock { id })?;
+        let generation = u64::from(slot.generation);
+        let is_here = slot.state.class().is_some();
+        if id.generation() < generation || (!is_here && slot.state == State::Retired) {
+            Err(Error::StaleBlock { id })
+        } else if id.generation() > generation || !is_here {
+            Err(Error::UnknownBlock { id })
+        } else {
+            Ok(id.slot())
+        }
+    }
+
+    /// What so many blocks take; None when that does not fit into 64 bits.
+    pub(crate) fn cost(&self, wants: &[Want]) -> Option<Cost> {
+        wants.iter().try_fold(Cost::default(), |sum, &(group, n)| {
+            let spec = &self.groups.get(group).ok()?.spec;
+            Some(Cost {
+                bytes: sum.bytes.checked_add(spec.bytes_per_block.checked_mul(n)?)?,
+                arrays: sum.arrays.checked_add(n.checked_mul(spec.arrays_per_block.into())?)?,
+            })
+        })
+    }
+
+    /// Slots that have to be added before so many blocks can be handed out.
+    pub(crate) fn new_slots(&self, wants: &[Want]) -> u64 {
+        let added = self.groups.iter().map(|(id, group)| {
+            let here = wants.iter().filter(|want| want.0 == id);
+            let wanted = here.fold(0_u64, |sum, want| sum.saturating_add(want.1));
+            wanted.saturating_sub(group.free.len())
+        });
+        added.fold(0, u64::saturating_add)
+    }
+
+    pub(crate) fn arrays_used(&self) -> u64 {
+        self.groups.arrays(Counts::total)
+    }
+
+    /// Arrays that may be made without evicting.
+    pub(crate) fn arrays_free(&self) -> u64 {
+        self.arrays_max - self.arrays_used()
+    }
+
+    /// Arrays that may be made once everything cached is evicted.
+    pub(crate) fn arrays_available(&self) -> u64 {
+        self.arrays_free() + self.groups.arrays(|counts| counts.cached)
+    }
+}
+
+/// An id that is in the list more than once.
+fn repeated(ids: &[BlockId]) -> Option<BlockId> {
+    const FEW: usize = 16;
+    if ids.len() <= FEW {
+        let again = |&(n, id): &(usize, &BlockId)| ids[..n].contains(id);
+        return ids.iter().enumerate().find(again).map(|(_, &id)| id);
+    }
+    let mut sorted = ids.to_vec();
+    sorted.sort_unstable();
+    sorted.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeated_id_is_found_in_short_and_long_lists() {
+        let ids: Vec<_> = (0..40).map(BlockId::from_raw).collect();
+        for n in [0, 1, 2, 16, 17, 40] {
+            assert_eq!(repeated(&ids[..n]), None);
+        }
+        for n in [2, 16, 17, 40] {
+            let mut twice = ids[..n].to_vec();
+            twice[n - 1] = twice[0];
+            assert_eq!(repeated(&twice), Some(ids[0]));
+        }
+    }
+}

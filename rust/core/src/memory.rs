@@ -1,0 +1,144 @@
+//! A budget and the pools that live under it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::blocks::Blocks;
+use crate::budget::{Budget, Share, Terms};
+use crate::error::Error;
+use crate::group::GroupSpec;
+use crate::pool::Pool;
+
+/// The most arrays that a pool may make when nobody says otherwise: Metal's limit of buffers.
+pub const DEFAULT_ARRAYS_MAX: u64 = 499_000;
+
+/// The name of one pool of one [`Memory`]; no other pool of the process ever has it.
+#[derive(PartialEq, Eq, Debug)]
+pub struct PoolKey(u64);
+
+#[derive(Debug)]
+struct Member {
+    key: u64,
+    share: Share,
+    blocks: Blocks,
+}
+
+/// One budget of bytes, shared by the pools that were opened in it.
+///
+/// # Examples
+///
+/// ```
+/// use semantic_core::{GroupSpec, LayerType, Memory, Terms};
+///
+/// let group = GroupSpec {
+///     name: "global".into(),
+///     layer_type: LayerType::Global,
+///     bytes_per_block: 1024,
+///     max_blocks_per_agent: None,
+///     arrays_per_block: 2,
+/// };
+/// let mut memory = Memory::new(10 * 1024)?;
+/// let small = memory.open(Terms::default(), vec![group.clone()], 100)?;
+/// let promised = memory.open(Terms { minimum: 4 * 1024, maximum: None }, vec![group], 100)?;
+/// assert_eq!(memory.pool(&small)?.available(), 6 * 1024);
+/// memory.close(&promised);
+/// assert_eq!(memory.pool(&small)?.available(), 10 * 1024);
+/// # Ok::<(), semantic_core::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Memory {
+    budget: Budget,
+    members: Vec<Member>,
+}
+
+impl Memory {
+    /// A budget of `total` bytes without pools.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EmptyBudget`] and [`Error::HugeBudget`].
+    pub fn new(total: u64) -> Result<Self, Error> {
+        Ok(Self { budget: Budget::new(total)?, members: Vec::new() })
+    }
+
+    /// Open a pool with these groups; its minimum is set aside at once.
+    ///
+    /// # Errors
+    ///
+    /// Groups that cannot be counted, terms that contradict themselves or the budget, and
+    /// [`Error::MinimumTaken`] when other pools have taken too much to promise the minimum.
+    pub fn open(
+        &mut self,
+        terms: Terms,
+        groups: Vec<GroupSpec>,
+        arrays_max: u64,
+    ) -> Result<PoolKey, Error> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let blocks = Blocks::new(groups, arrays_max)?;
+        let mut budget = self.budget.clone();
+        let share = Share::open(&mut budget, terms)?;
+        share.fits_block(&budget, blocks.groups.smallest_block_bytes())?;
+        self.budget = budget;
+        let key = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.members.push(Member { key, share, blocks });
+        Ok(PoolKey(key))
+    }
+
+    /// Close a pool: its share, with whatever is still in it, goes back to the budget.
+    ///
+    /// A key that is not, or no longer, here closes nothing.
+    pub fn close(&mut self, key: &PoolKey) {
+        if let Some(at) = self.members.iter().position(|member| member.key == key.0) {
+            self.members.swap_remove(at).share.close(&mut self.budget);
+        }
+    }
+
+    /// The pool of that key, for one or more operations.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::PoolClosed`] for a key that is not, or no longer, here.
+    pub fn pool(&mut self, key: &PoolKey) -> Result<Pool<'_>, Error> {
+        let Self { budget, members } = self;
+        let member = members.iter_mut().find(|member| member.key == key.0);
+        let Member { share, blocks, .. } = member.ok_or(Error::PoolClosed)?;
+        Ok(Pool { budget, share, blocks })
+    }
+
+    /// The budget in bytes.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.budget.total()
+    }
+
+    /// Bytes that the pools hold and cannot evict.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.members.iter().map(|member| member.share.ledger().used()).sum()
+    }
+
+    /// Bytes of the pools' cached blocks.
+    #[must_use]
+    pub fn cached(&self) -> u64 {
+        self.members.iter().map(|member| member.share.ledger().cached).sum()
+    }
+
+    /// Bytes that no pool has taken. `used + cached + free == total`.
+    #[must_use]
+    pub fn free(&self) -> u64 {
+        self.total() - self.used() - self.cached()
+    }
+
+    /// Check the books of the budget and of every pool under it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Broken`] with the first disagreement: a bug in this crate.
+    pub fn check(&mut self) -> Result<(), Error> {
+        if !self.budget.agrees_with(self.members.iter().map(|member| &member.share)) {
+            return Err(Error::Broken { detail: "the shares do not add up to the budget".into() });
+        }
+        let Self { budget, members } = self;
+        let mut pools = members.iter_mut();
+        pools.try_for_each(|Member { share, blocks, .. }| Pool { budget, share, blocks }.check())
+    }
+}

@@ -1,0 +1,49 @@
+//! `MemoryBudget`: one number of bytes for several pools.
+
+use pyo3::prelude::*;
+use semantic_core::Memory;
+
+use crate::arguments::Setting;
+use crate::errors::raise;
+use crate::shared::Shared;
+
+#[pyclass(module = "semantic._native", frozen)]
+pub(crate) struct MemoryBudget {
+    pub(crate) shared: Shared,
+}
+
+#[pymethods]
+impl MemoryBudget {
+    #[new]
+    fn new(py: Python<'_>, total: Setting) -> PyResult<Self> {
+        let memory = Memory::new(total.0).map_err(|error| raise(py, error))?;
+        Ok(Self { shared: Shared::new(memory) })
+    }
+
+    #[getter]
+    fn total(&self, py: Python<'_>) -> PyResult<u64> {
+        self.shared.brief(py, |memory| Ok(memory.total()))
+    }
+
+    #[getter]
+    fn used(&self, py: Python<'_>) -> PyResult<u64> {
+        self.shared.brief(py, |memory| Ok(memory.used()))
+    }
+
+    #[getter]
+    fn cached(&self, py: Python<'_>) -> PyResult<u64> {
+        self.shared.brief(py, |memory| Ok(memory.cached()))
+    }
+
+    #[getter]
+    fn free(&self, py: Python<'_>) -> PyResult<u64> {
+        self.shared.brief(py, |memory| Ok(memory.free()))
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        self.shared.brief(py, |memory| {
+            let (total, used) = (memory.total(), memory.used());
+            Ok(format!("MemoryBudget(total={total}, used={used}, free={})", memory.free()))
+        })
+    }
+}

@@ -1,0 +1,195 @@
+"""What `launch` does with options and the server module; no model, no socket unless it says so."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+server_adapter = pytest.importorskip(
+    "semantic.adapters.mlx_lm.server", reason="the server adapter is not importable"
+)
+http_server = pytest.importorskip("semantic.adapters.mlx_lm.http_server")
+mlx_server = pytest.importorskip("mlx_lm.server", reason="MLX cannot run on this platform")
+
+from semantic.adapters.mlx_lm.server import ServerError, launch, options_help  # noqa: E402
+
+
+class FakeGenerator:
+    """A generator that is already done: alive for a few looks, then stopped."""
+
+    made: list[FakeGenerator]
+
+    def __init__(self, model_provider: Any, prompt_cache: Any) -> None:
+        self.model_provider, self.prompt_cache = model_provider, prompt_cache
+        self.joined = False
+        type(self).made.append(self)
+
+    def generation_available(self) -> bool:
+        return False
+
+    def stop_and_join(self) -> None:
+        self.joined = True
+
+    def join(self) -> None:
+        self.joined = True
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[FakeGenerator]:
+    FakeGenerator.made = []
+    monkeypatch.setattr(http_server, "_FAREWELL_SECONDS", 0)
+    monkeypatch.setattr(mlx_server, "ResponseGenerator", FakeGenerator)
+    return FakeGenerator.made
+
+
+def limits_of(argv: list[str], kv_memory: int | None) -> tuple[dict[str, int], Any]:
+    """The limits our cache is made with, and the options that mlx_lm.server's parser made."""
+    seen: dict[str, int] = {}
+
+    def new_cache(**limits: int) -> object:
+        seen.update(limits)
+        return object()
+
+    with pytest.raises(ServerError, match="generation thread died"):
+        launch([*argv, "--port", "0"], kv_memory=kv_memory, new_cache=new_cache)
+    return seen, FakeGenerator.made[-1].model_provider.cli_args
+
+
+NO_LIMIT_SEQUENCES = 1 << 31
+
+
+@pytest.mark.parametrize(
+    ("argv", "kv_memory", "size", "limit_bytes", "server_bytes"),
+    [
+        ([], None, 10, 1 << 63, None),
+        (["--prompt-cache-size", "3"], None, 3, 1 << 63, None),
+        (["--prompt-cache-bytes", "2GB"], None, 10, 2 * 10**9, 2 * 10**9),
+        ([], 5 * 10**9, NO_LIMIT_SEQUENCES, 5 * 10**9, 5 * 10**9),
+        (["--prompt-cache-size=4"], 5 * 10**9, 4, 5 * 10**9, 5 * 10**9),
+        (["--prompt-cache-s", "4"], 5 * 10**9, 4, 5 * 10**9, 5 * 10**9),
+        (["--prompt-cache-bytes", "1GB"], 5 * 10**9, NO_LIMIT_SEQUENCES, 5 * 10**9, 10**9),
+    ],
+)
+def test_the_limits_of_the_memory(
+    made: list[FakeGenerator],
+    argv: list[str],
+    kv_memory: int | None,
+    size: int,
+    limit_bytes: int,
+    server_bytes: int | None,
+) -> None:
+    limits, cli_args = limits_of(argv, kv_memory)
+    assert limits == {"max_size": size, "max_bytes": limit_bytes}
+    assert cli_args.prompt_cache_bytes == server_bytes
+
+
+def test_all_other_options_go_through_and_nothing_stays_replaced(
+    made: list[FakeGenerator],
+) -> None:
+    argv_before, run_before = sys.argv, mlx_server.run
+    _, cli_args = limits_of(
+        ["--model", "a folder", "--temp", "0.5", "--prefill-step-size", "99"], 10**9
+    )
+    assert (cli_args.model, cli_args.temp, cli_args.prefill_step_size) == ("a folder", 0.5, 99)
+    assert sys.argv is argv_before
+    assert mlx_server.run is run_before
+    assert made[-1].joined
+
+
+def test_the_servers_own_parser_refuses_what_it_does_not_know(
+    made: list[FakeGenerator], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        launch(["--bogus"])
+    assert caught.value.code == 2
+    assert "semantic serve: error: unrecognized arguments: --bogus" in capsys.readouterr().err
+    assert not made
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(made: list[FakeGenerator]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ServerError, match=rf"port {port} .* in use.* --port"):
+            launch(["--port", str(port)], new_cache=lambda **_: object())
+    assert not made
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (["--port", "80800"], "from 0 to 65535"),
+        (["--port", "-1"], "from 0 to 65535"),
+        (["--host", "no such host"], "no host name"),
+        (["--host", "192.0.2.1", "--port", "0"], "no address of this machine"),
+    ],
+)
+def test_a_wrong_address_is_refused_before_anything_starts(
+    made: list[FakeGenerator], argv: list[str], why: str
+) -> None:
+    with pytest.raises(ServerError, match=why):
+        launch(argv, new_cache=lambda **_: object())
+    assert not made
+
+
+def test_an_mlx_lm_without_what_we_need_is_refused_by_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class OtherGenerator:
+        def __init__(self, model: Any) -> None: ...
+
+    monkeypatch.setattr(mlx_server, "ResponseGenerator", OtherGenerator)
+    with pytest.raises(ServerError, match=r"mlx-lm \d+\.\d+.*lacks ResponseGenerator,.*known to"):
+        launch([])
+
+
+def test_a_main_that_serves_without_our_run_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlx_server, "main", lambda: None)
+    with pytest.raises(ServerError, match="no longer calls run"):
+        launch([])
+
+
+def test_ready_is_told_with_the_port_that_was_bound(made: list[FakeGenerator]) -> None:
+    ready: list[tuple[str, int]] = []
+    with pytest.raises(ServerError, match="died"):
+        launch(
+            ["--port", "0"],
+            new_cache=lambda **_: object(),
+            on_ready=lambda host, port: ready.append((host, port)),
+        )
+    ((host, port),) = ready
+    assert host == "127.0.0.1"
+    assert port > 0
+
+
+def test_a_generation_thread_that_does_not_end_is_told(
+    made: list[FakeGenerator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = threading.Event()
+    monkeypatch.setattr(FakeGenerator, "stop_and_join", lambda self: never.wait())
+    monkeypatch.setattr(server_adapter, "_STOP_SECONDS", 0.2)
+    with pytest.raises(ServerError, match="still busy") as caught:
+        launch(["--port", "0"], new_cache=lambda **_: object())
+    assert caught.value.still_running
+    never.set()
+
+
+def test_other_ranks_of_a_group_generate_and_do_not_listen(
+    made: list[FakeGenerator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = SimpleNamespace(rank=lambda: 1, size=lambda: 1)
+    monkeypatch.setattr(mlx_server.mx.distributed, "init", lambda: group)
+    launch(["--port", "0"], new_cache=lambda **_: object())
+    assert made[-1].joined
+
+
+def test_the_servers_own_help_is_available() -> None:
+    text = options_help()
+    assert "--prefill-step-size" in text
+    assert "--prompt-cache-bytes" in text
