@@ -1,0 +1,297 @@
+"""The drop-in: LRUPromptCache's surface, other promises."""
+
+from __future__ import annotations
+
+import inspect
+import random
+
+import pytest
+from mlx_lm.models.cache import ArraysCache, LRUPromptCache
+
+from semantic import MemoryBudget, PoolConfigurationError
+from semantic.mlx import probe
+from semantic.mlx_lm import PromptCache
+from tests.conftest import distance, feed, fresh_caches, greedy, random_tokens
+
+TOKENS = random_tokens(900)
+KEY = ("model", None, None)
+
+
+def filled(model, tokens):
+    caches = fresh_caches(model)
+    feed(model, tokens, caches)
+    return caches
+
+
+def remember(cache, model, tokens, key=KEY, kind="assistant"):
+    cache.insert_cache(key, tokens, filled(model, tokens), cache_type=kind)
+
+
+def cached(cache, tokens, key=KEY):
+    return len(tokens) - len(cache.fetch_nearest_cache(key, tokens)[1])
+
+
+@pytest.fixture
+def llama(model_of):
+    return model_of("llama")
+
+
+@pytest.fixture
+def gemma(model_of):
+    return model_of("gemma3_text", sliding_window=300)
+
+
+def test_the_surface_is_that_of_the_stock_cache():
+    """Every public name, with every parameter of the same name, kind and default; ours may add."""
+    stock = {n: m for n, m in vars(LRUPromptCache).items() if not n.startswith("_")}
+    methods = {n: m for n, m in stock.items() if inspect.isfunction(m)} | {
+        "__init__": LRUPromptCache.__init__,
+        "__len__": LRUPromptCache.__len__,
+    }
+    for name, method in methods.items():
+        ours = inspect.signature(getattr(PromptCache, name)).parameters
+        for parameter in inspect.signature(method).parameters.values():
+            assert ours[parameter.name].kind == parameter.kind, (name, parameter)
+            assert ours[parameter.name].default == parameter.default, (name, parameter)
+    assert isinstance(PromptCache.nbytes, property)
+    assert set(PromptCache().stats_by_type()) == set(LRUPromptCache().stats_by_type())
+    assert all(hasattr(PromptCache(), name) for name in ("max_size", "max_bytes"))
+
+
+def test_a_miss_returns_all_tokens(llama):
+    cache = PromptCache()
+    assert cache.fetch_nearest_cache(KEY, TOKENS) == (None, TOKENS)
+    assert cache.fetch_nearest_cache(KEY, []) == (None, [])
+    remember(cache, llama, TOKENS)
+    for tokens in ([], TOKENS[:1], [-5, 6]):
+        assert cache.fetch_nearest_cache(KEY, tokens) == (None, tokens)
+    assert cache.fetch_nearest_cache("other", TOKENS) == (None, TOKENS)
+
+
+def test_an_exact_hit_leaves_one_token(llama, gemma):
+    """Stock returns [] here, and a generation thread that gets no token to compute dies."""
+    cache = PromptCache()
+    remember(cache, llama, TOKENS)
+    assert cached(cache, TOKENS) == 899
+    remember(cache, gemma, TOKENS[:200], key="g")
+    assert cached(cache, TOKENS[:200], key="g") == 199
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_conversations_continue_as_if_recomputed(request, name):
+    """Random turns of agents who share a prompt, under a budget that evicts now and then."""
+    model = request.getfixturevalue(name)
+    spec = probe(model)
+    rng = random.Random(3)
+    system = TOKENS[:500]
+    limit = 2 * spec.cached_bytes(900)
+    cache = PromptCache(max_size=1000, max_bytes=limit)
+    conversations = {agent: list(system) for agent in range(4)}
+    hits = 0
+    for _ in range(24):
+        agent = rng.randrange(4)
+        tokens = conversations[agent]
+        tokens += random_tokens(rng.choice([1, 40, 130]), seed=rng.randrange(10**6))
+        caches, rest = cache.fetch_nearest_cache(KEY, tokens)
+        assert rest
+        hits += len(tokens) - len(rest)
+        if caches is None:
+            caches = fresh_caches(model)
+            feed(model, system, caches)
+            cache.insert_cache(KEY, system, caches, cache_type="system")
+            rest = tokens[500:]
+        logits = feed(model, rest, caches, step=256)
+        fresh = fresh_caches(model)
+        expected = feed(model, tokens, fresh)
+        assert distance(logits, expected) < 1e-4
+        answer = greedy(model, logits, caches, 8)
+        assert answer == greedy(model, expected, fresh, 8)
+        tokens += answer
+        cache.insert_cache(KEY, tokens, caches)
+        assert cache.nbytes <= limit
+        if len(tokens) > 850:
+            conversations[agent] = list(system)
+    assert hits > 24 * 300
+    assert cache.stats()["failures"] in ({}, {"budget": cache.stats()["failures"].get("budget")})
+
+
+def test_agents_share_a_system_prompt_that_ends_inside_a_block(gemma):
+    cache = PromptCache()
+    system = TOKENS[:420]
+    remember(cache, gemma, system, kind="system")
+    before = cache.nbytes
+    for seed in range(3):
+        prompt = system + random_tokens(30, seed=seed)
+        assert cached(cache, prompt) == 420
+        remember(cache, gemma, prompt)
+    assert cached(cache, [*system, -1]) == 420
+    assert cache.nbytes < before + 3 * probe(gemma).cached_bytes(450)
+
+
+def test_the_budget_holds_at_every_insert(llama):
+    block = probe(llama).bytes_per_block("global")
+    for blocks in (0, 1, 3, 5):
+        cache = PromptCache(max_bytes=blocks * block + 1)
+        for seed in range(5):
+            remember(cache, llama, random_tokens(600, seed=seed))
+            assert cache.nbytes <= blocks * block
+        assert cache.nbytes == min(blocks, 5) * block
+    # The tail goes before the head: what is left is a prefix.
+    assert cached(cache, random_tokens(600, seed=4)) == 599
+    assert cached(cache, random_tokens(600, seed=3)) == 512
+
+
+def test_sequences_are_limited_too(llama):
+    cache = PromptCache(max_size=2)
+    for seed in range(4):
+        remember(cache, llama, random_tokens(100, seed=seed))
+        assert len(cache) <= 2
+    assert cached(cache, random_tokens(100, seed=3)) == 99
+    assert cached(cache, random_tokens(100, seed=0)) == 0
+
+
+def test_trim_to(llama):
+    cache = PromptCache()
+    for seed in range(4):
+        remember(cache, llama, random_tokens(600, seed=seed), kind=("user", "system")[seed % 2])
+    block = probe(llama).bytes_per_block("global")
+    assert (len(cache), cache.nbytes) == (4, 12 * block)
+    assert cache.stats_by_type() == {
+        "assistant": {"n_sequences": 0, "n_bytes": 0},
+        "user": {"n_sequences": 2, "n_bytes": 6 * block},
+        "system": {"n_sequences": 2, "n_bytes": 6 * block},
+    }
+    cache.trim_to(n_sequences=3)
+    assert (len(cache), cache.nbytes) == (3, 9 * block)
+    assert cached(cache, random_tokens(600, seed=0)) == 0
+    cache.trim_to(n_bytes=4 * block)
+    assert cache.nbytes == 4 * block
+    cache.trim_to(n_bytes=-5)
+    assert (len(cache), cache.nbytes) == (0, 0)
+
+
+def test_a_hit_counts_as_use(llama):
+    block = probe(llama).bytes_per_block("global")
+    cache = PromptCache(max_bytes=4 * block)
+    first, second, third = (random_tokens(512, seed=s) for s in range(3))
+    remember(cache, llama, first)
+    remember(cache, llama, second)
+    cached(cache, [*first, 1])
+    remember(cache, llama, third)
+    assert cached(cache, [*first, 1]) == 512
+    assert cached(cache, [*second, 1]) == 0
+
+
+def test_what_was_fetched_belongs_to_the_caller(llama):
+    cache = PromptCache()
+    remember(cache, llama, TOKENS[:300])
+    expected = feed(llama, TOKENS[:310], fresh_caches(llama))
+    for _ in range(3):
+        caches, rest = cache.fetch_nearest_cache(KEY, TOKENS[:310])
+        assert distance(feed(llama, rest, caches), expected) < 1e-4
+
+
+def test_models_evict_each_other_under_one_budget(llama, gemma):
+    both = MemoryBudget(probe(gemma).cached_bytes(600) + 1)
+    cache = PromptCache(budget=both)
+    remember(cache, llama, TOKENS[:600], key="llama")
+    for seed in range(4):
+        remember(cache, gemma, random_tokens(600, seed=seed), key="gemma")
+        assert cache.nbytes <= both.total
+    assert cached(cache, [*random_tokens(600, seed=3), 1], key="gemma") == 600
+    assert cached(cache, [*TOKENS[:600], 1], key="llama") == 0
+    assert cache.stats()["bytes"]["total"] == both.total
+
+
+def test_layouts_under_one_key_never_mix(llama, gemma):
+    """A list of target and draft caches is its own namespace."""
+    cache = PromptCache()
+    remember(cache, llama, TOKENS[:300])
+    both = filled(llama, TOKENS[:500]) + filled(gemma, TOKENS[:500])
+    cache.insert_cache(KEY, TOKENS[:500], both)
+    caches, rest = cache.fetch_nearest_cache(KEY, TOKENS)
+    assert (len(caches), len(rest)) == (len(both), 400)
+    assert len(cache) == 2
+
+
+def test_declared_geometry_is_used(llama):
+    asked = []
+    cache = PromptCache(spec_of=lambda key: asked.append(key) or probe(llama))
+    remember(cache, llama, TOKENS[:300])
+    assert cached(cache, TOKENS) == 300
+    assert asked == [KEY]
+
+
+def test_negative_ids_are_kept_apart(llama):
+    cache = PromptCache()
+    remember(cache, llama, TOKENS[:100])
+    caches = filled(llama, TOKENS[:100])
+    image = [-1 - (1 << 59), *TOKENS[1:100]]
+    assert cached(cache, image) == 0
+    cache.insert_cache(KEY, image, caches)
+    assert cached(cache, [*image, 3]) == 100
+    assert cached(cache, [image[0] + (1 << 32), *image[1:]]) == 0
+
+
+def test_longer_token_lists_than_caches_publish_what_is_there(llama):
+    cache = PromptCache()
+    cache.insert_cache(KEY, TOKENS[:101], filled(llama, TOKENS[:100]))
+    assert cached(cache, TOKENS) == 100
+
+
+@pytest.mark.parametrize(
+    ("caches", "reason"),
+    [
+        ([], "incompatible"),
+        ([ArraysCache(2)], "unsupported"),
+        ([object()], "unsupported"),
+        (None, "incompatible"),
+    ],
+)
+def test_what_cannot_be_kept_is_a_counted_miss(caches, reason):
+    seen = []
+    cache = PromptCache(on_failure=lambda *failure: seen.append(failure[0]))
+    cache.insert_cache(KEY, TOKENS, caches)
+    assert cache.fetch_nearest_cache(KEY, TOKENS) == (None, TOKENS)
+    assert cache.stats()["failures"] == {reason: 1}
+    assert seen == [reason]
+
+
+def test_nothing_is_raised_into_a_generation_thread(llama, monkeypatch):
+    from semantic.adapters.mlx.capture import MlxLiveCaches
+    from semantic.mlx import MlxMaterialiser
+
+    def fail(*_, **__):
+        raise RuntimeError("device lost")
+
+    cache = PromptCache(on_failure=fail)
+    remember(cache, llama, TOKENS[:300])
+    monkeypatch.setattr(MlxMaterialiser, "restore", fail)
+    assert cache.fetch_nearest_cache(KEY, TOKENS) == (None, TOKENS)
+    monkeypatch.setattr(MlxLiveCaches, "capture", fail)
+    remember(cache, llama, random_tokens(300, seed=5))
+    assert cache.fetch_nearest_cache(KEY, ["x", None]) == (None, ["x", None])
+    cache.insert_cache(KEY, ["x"], filled(llama, TOKENS[:1]))
+    cache.insert_cache(KEY, [1 << 70], filled(llama, TOKENS[:1]))
+    assert sum(cache.stats()["failures"].values()) == 5
+    assert cache.stats()["bytes"]["held"] == 0
+
+
+def test_a_store_is_refused_until_there_is_one():
+    with pytest.raises(PoolConfigurationError, match="memory only"):
+        PromptCache(store=object())
+
+
+def test_stats_add_up(llama):
+    cache = PromptCache(max_bytes=1 << 30)
+    remember(cache, llama, TOKENS[:512])
+    for seed in range(2):
+        remember(cache, llama, TOKENS[:512] + random_tokens(256, seed=seed))
+    cached(cache, [*TOKENS[:512], 1])
+    stats = cache.stats()
+    block = probe(llama).bytes_per_block("global")
+    assert stats["bytes"]["cached"] == cache.nbytes == 4 * block
+    assert stats["unshared_bytes"] == 6 * block
+    assert (stats["sequences"], stats["blocks"]) == (2, 4)
+    assert sum(v for k, v in stats["bytes"].items() if k != "total") == stats["bytes"]["total"]
+    assert (stats["requests"], stats["cached_tokens"]) == (1, 512)
