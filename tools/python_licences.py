@@ -11,8 +11,8 @@ import sys
 from importlib.metadata import Distribution, distributions
 
 ALLOWED = re.compile(
-    r"apache|\bmit\b|mit-cmu|\bbsd\b|bsd-?[0-9]|0bsd|\bpsf\b|python software|\bisc\b|mpl|mozilla public|zlib"
-    r"|unlicense|cc0|hpnd|openblas|public domain",
+    r"apache|\bmit\b|mit-cmu|\bbsd\b|bsd-?[0-9]|0bsd|\bpsf\b|python software|\bisc\b|mpl"
+    r"|mozilla public|zlib|unlicense|cc0|hpnd|openblas|public domain",
     re.IGNORECASE,
 )
 FORBIDDEN = re.compile(r"affero|\bagpl|(?<!lesser )general public|\bgpl|proprietary", re.IGNORECASE)

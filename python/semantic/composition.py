@@ -23,9 +23,7 @@ class _LazyMlx:
     def open(self, spec: ModelCacheSpec, caches: Caches) -> LiveCaches:
         return self._load().open(spec, caches)
 
-    def restore(
-        self, spec: ModelCacheSpec, plan: HitPlan, data: Mapping[int, BlockData]
-    ) -> Caches:
+    def restore(self, spec: ModelCacheSpec, plan: HitPlan, data: Mapping[int, BlockData]) -> Caches:
         return self._load().restore(spec, plan, data)
 
     def extract(self, batch_caches: Caches, row: int) -> Caches:

@@ -69,7 +69,9 @@ def test_restored_equals_recomputed_at_every_kind_of_length(manager_of, name, ch
         assert greedy(model, logits, caches, 32) == greedy(model, expected, fresh, 32)
 
 
-@pytest.mark.parametrize(("name", "changes"), [("gemma3_text", {"sliding_window": 300}), ("llama", {})])
+@pytest.mark.parametrize(
+    ("name", "changes"), [("gemma3_text", {"sliding_window": 300}), ("llama", {})]
+)
 @pytest.mark.parametrize("step", [64, 256, 300])
 def test_every_offset_around_a_block_boundary(manager_of, name, changes, step):
     model, manager = manager_of(name, changes)

@@ -178,7 +178,9 @@ def test_b13_a_failed_admission_changes_nothing(llama):
 
 
 def test_admission_evicts_what_nobody_holds(model_of):
-    turns = Turns(model_of("llama"), total_memory=12 * probe(model_of("llama")).bytes_per_block("global"))
+    turns = Turns(
+        model_of("llama"), total_memory=12 * probe(model_of("llama")).bytes_per_block("global")
+    )
     for seed in range(3):
         turns.turn(f"a{seed}", random_tokens(700, seed=seed))
     lease = turns.memory.admit("big", random_tokens(2500, seed=9))

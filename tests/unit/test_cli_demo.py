@@ -44,7 +44,7 @@ class FakeClient(ChatClient):
             "cached_tokens": 7 * count,
             "evicted_blocks": 0,
             "failures": {"layout": 2} if count else {},
-            "bytes": {"total": 9, "free": 1, "held": 1, "live": 2, "staging": 2, "cached": 3},
+            "bytes": {"total": 9, "free": 6, "held": 0, "live": 0, "staging": 0, "cached": 3},
             "unshared_bytes": 6,
         }
 
@@ -93,6 +93,27 @@ def test_the_memory_is_read_after_every_turn_and_counted_from_the_start() -> Non
     assert done.counted("requests") == 6
     assert done.counted("cached_tokens") == 42
     assert a_pass(FakeClient(), has_stats=False).after_turn == []
+
+
+def test_the_end_is_read_when_the_last_turn_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    class SlowToStore(FakeClient):
+        readings = 0
+
+        def stats(self) -> dict[str, Any]:
+            stats = super().stats()
+            self.readings += 1
+            if stats["cached_tokens"] == 42 and self.readings < 40:
+                stats["bytes"] |= {"held": 2, "free": 4}
+            elif stats["cached_tokens"] == 42:
+                stats["bytes"] |= {"cached": 5, "free": 4}
+            return stats
+
+    monkeypatch.setattr("semantic.cli.demo.agents._SAMPLE_SECONDS", 0.01)
+    done = a_pass(SlowToStore())
+    assert done.at_end is not None
+    assert done.at_end.is_at_rest
+    assert done.at_end.class_bytes("cached") == 5
+    assert not done.after_turn[-1].is_at_rest
 
 
 def answered(agent: str, number: int, text: str, cached: int) -> Turn:

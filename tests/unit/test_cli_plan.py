@@ -43,7 +43,9 @@ def test_the_rows_say_what_the_spec_says():
 
 
 def test_json_csv_and_xlsx(tmp_path):
-    done = plan("llama-3.1-8b", "--json", "--csv", tmp_path / "a.csv", "--xlsx", tmp_path / "a.xlsx")
+    done = plan(
+        "llama-3.1-8b", "--json", "--csv", tmp_path / "a.csv", "--xlsx", tmp_path / "a.xlsx"
+    )
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)
     assert row["agents in 64GB (peak)"] == 64 * 10**9 // 536_870_912

@@ -100,7 +100,9 @@ def test_from_model_llama():
 
 
 def test_from_model_mistral():
-    mistral = ModelCacheSpec.from_model(model(**LLAMA | {"model_type": "mistral"}, sliding_window=4096))
+    mistral = ModelCacheSpec.from_model(
+        model(**LLAMA | {"model_type": "mistral"}, sliding_window=4096)
+    )
     assert mistral.layer_types == ("global",) * 32  # without layer_types the window is unused
     nested = {k: v for k, v in LLAMA.items() if k != "model_type"}
     wrapped = ModelCacheSpec.from_model(model(nested, model_type="mistral3"))

@@ -10,6 +10,7 @@ from semantic.application.counters import Counters, FailureCallback
 from semantic.application.lease import Lease
 from semantic.application.resources import Resources
 from semantic.application.sealed_blocks import SealedBlocks
+from semantic.domain._check import agent_name
 from semantic.domain.errors import (
     AgentNotFoundError,
     BlockValidationError,
@@ -51,9 +52,7 @@ class _NoMaterialiser:
     def open(self, spec: ModelCacheSpec, caches: Caches) -> LiveCaches:
         raise UnsupportedCacheError(_NO_MLX)
 
-    def restore(
-        self, spec: ModelCacheSpec, plan: HitPlan, data: Mapping[int, BlockData]
-    ) -> Caches:
+    def restore(self, spec: ModelCacheSpec, plan: HitPlan, data: Mapping[int, BlockData]) -> Caches:
         raise UnsupportedCacheError(_NO_MLX)
 
     def extract(self, batch_caches: Caches, row: int) -> Caches:
@@ -100,10 +99,14 @@ class CacheManager:
         if pool.spec != spec:
             raise PoolConfigurationError("the pool was made for another spec")
         if store is not None:
-            reason = "a store needs a namespace" if namespace is None else "no store is built in yet"
+            reason = (
+                "a store needs a namespace" if namespace is None else "there is none yet"
+            )
             raise PoolConfigurationError(f"{reason}: blocks are kept in memory only")
         if policy is not None:
-            raise PoolConfigurationError("eviction policies cannot be chosen yet; leave policy=None")
+            raise PoolConfigurationError(
+                "there is one eviction policy: leave policy=None"
+            )
         self._memory = Resources(
             spec,
             pool,
@@ -151,8 +154,7 @@ class CacheManager:
                 go; `bytes_short` says by how much. Nothing has changed.
             BlockValidationError: An empty prompt or agent id.
         """
-        if not isinstance(agent_id, str) or not agent_id:
-            raise BlockValidationError(f"agent_id must be a non-empty str, not {agent_id!r}")
+        agent_name(agent_id)
         prompt = packed_prompt(tokens)
         deadline = self._clock.monotonic() + (wait or 0.0)
         while True:

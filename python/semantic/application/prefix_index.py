@@ -5,8 +5,8 @@ What it protects:
 * A node is found by its chained key *and* by comparing its tokens: a collision is a miss.
 * Every node leads to a checkpoint, so nothing is kept that can complete no legal hit. Where every
   group is unbounded, each position is legal and a checkpoint only marks a sequence's end.
-* Order of eviction: with window groups, the least recently used checkpoint, then the nodes that lead
-  nowhere without it. Otherwise the least recently used leaf. A path is touched from its tail to its
+* Order of eviction: with window groups, the least recently used checkpoint, and the nodes that
+  lead nowhere without it. Otherwise the least recently used leaf. A path is touched from its tail to its
   head, so the oldest node is always a leaf: tails go before heads.
 * What a running sequence holds is never a victim.
 
@@ -212,7 +212,9 @@ class PrefixIndex:
                 raise PrefixCollisionError(f"a key collides at position {start}")
             parent = child
 
-    def _add_node(self, parent: PrefixNode, tokens: Tokens, surplus: list[SealedBlock]) -> PrefixNode:
+    def _add_node(
+        self, parent: PrefixNode, tokens: Tokens, surplus: list[SealedBlock]
+    ) -> PrefixNode:
         key = self._hash(parent.key, tokens.tobytes())
         node = PrefixNode(key, tokens, parent.end, None if parent is self._root else parent)
         shorter = [c for c in parent.children.values() if c.tokens == tokens[: len(c.tokens)]]
@@ -224,7 +226,7 @@ class PrefixIndex:
         return node
 
     def _absorb(self, node: PrefixNode, shorter: PrefixNode, surplus: list[SealedBlock]) -> None:
-        """Take over what a partial node has; its unbounded blocks are covered by the fuller ones."""
+        """Take over what a partial node has; fuller unbounded blocks replace its own."""
         for blocks in shorter.windows.values():
             for block in blocks:
                 self._place(node, block)

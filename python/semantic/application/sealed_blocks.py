@@ -151,9 +151,7 @@ class SealedBlocks:
 
     # Publication -------------------------------------------------------------------------------
 
-    def publish(
-        self, tokens: Tokens, live: LiveCaches, agent_id: str, kind: str
-    ) -> Publication:
+    def publish(self, tokens: Tokens, live: LiveCaches, agent_id: str, kind: str) -> Publication:
         """Seal what is new of `tokens` and make the longest prefix that fits findable.
 
         Args:

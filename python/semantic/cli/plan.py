@@ -1,4 +1,4 @@
-"""`semantic plan`: what a model's KV cache costs, and how many agents fit, from its config alone."""
+"""`semantic plan`: what a KV cache costs and how many agents fit, from a config alone."""
 
 from __future__ import annotations
 

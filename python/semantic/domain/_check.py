@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from semantic.domain.errors import SemanticError
+from semantic.domain.errors import BlockValidationError, SemanticError
 
-__all__ = ["whole_number"]
+__all__ = ["agent_name", "whole_number"]
 
 
 def whole_number(
@@ -18,4 +18,15 @@ def whole_number(
         raise error(f"{name} must be an integer, not {value!r}", **facts)
     if value < at_least:
         raise error(f"{name} must be at least {at_least}, not {value}", **facts)
+    return value
+
+
+def agent_name(value: object) -> str:
+    """`value` as the name of an agent.
+
+    Raises:
+        BlockValidationError: It is empty, or no string.
+    """
+    if not isinstance(value, str) or not value:
+        raise BlockValidationError(f"agent_id must be a non-empty str, not {value!r}")
     return value

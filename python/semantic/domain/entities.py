@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from semantic.domain._check import whole_number
+from semantic.domain._check import agent_name, whole_number
 from semantic.domain.errors import BlockValidationError
 from semantic.domain.layer_group import BLOCK_TOKENS
 
@@ -78,8 +78,7 @@ class AgentBlocks:
     total_tokens: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.agent_id, str) or not self.agent_id:
-            raise BlockValidationError(f"agent_id must be a non-empty str, not {self.agent_id!r}")
+        agent_name(self.agent_id)
         whole_number(self.total_tokens, "total_tokens", BlockValidationError)
         by_group = {group: tuple(blocks) for group, blocks in self.blocks.items()}
         ids = [block.block_id for blocks in by_group.values() for block in blocks]

@@ -6,13 +6,13 @@ The tree::
     ├── PoolExhaustedError                        the budget has too few bytes
     ├── BlockOperationError (ValueError)          a refused operation on blocks; nothing changed
     │   └── BlockArgumentTypeError (TypeError)    … because an argument has the wrong type
-    ├── PoolConfigurationError (ValueError)       a pool or budget that cannot exist, or cannot change now
+    ├── PoolConfigurationError (ValueError)       a pool or budget that cannot be
     ├── ModelSpecValidationError (ValueError)     geometry that cannot be derived exactly
     ├── BlockValidationError (ValueError)         an entity or value that contradicts itself
     ├── IncompatibleCacheError (ValueError)       caches that are not those of the spec
     ├── CacheCorruptionError                      stored bytes that fail their check
     ├── CachePersistenceError                     a store that cannot read or write
-    ├── UnsupportedCacheError                     a cache class, or a machine without MLX, that we do not serve
+    ├── UnsupportedCacheError                     a cache class, or a machine, without support here
     └── AgentNotFoundError (KeyError)             an agent that holds nothing here
 
 Errors carry their numbers as attributes, so that a caller never parses a message, and survive

@@ -1,8 +1,8 @@
 """Who may share with whom: namespaces, and the chained keys of token blocks (law 5).
 
-The key of a token block depends on its namespace and on every token before it. Each field enters the
-hash with its own tag and length, so that a salt "x" and an adapter "x" never collide. Keys are the
-same in every process and on every machine: BLAKE2b over little-endian signed 64-bit token ids.
+The key of a token block depends on its namespace and on every token before it. Each field enters
+the hash with its own tag and length, so that a salt "x" and an adapter "x" never collide. Keys are
+the same in every process and on every machine: BLAKE2b over little-endian signed 64-bit ids.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KEY_BYTES = 32
 LAYOUT_VERSION = 1
 """Raised whenever a block's bytes mean something else than before."""
 
-Tokens = array  # type: ignore[type-arg]
+Tokens = array[int]
 """Token ids as `array('q')`: signed 64 bit, since servers mark image patches with negative ids."""
 
 BlockHash = Callable[[bytes, bytes], bytes]

@@ -3,10 +3,10 @@
 The rules are those of `mlx_lm.models.cache` (read in 0.32.2). `p` is the number of tokens before a
 call, `S` the number in it, `rows` the token rows allocated:
 
-* global (`KVCache`): grows when `p + S > rows`, by `256 * ceil(S / 256)` rows on top of `rows`, or of
-  `p` when `p` is no multiple of 256 (the slack is cut off first).
-* sliding window (`RotatingKVCache`): a call of several tokens keeps at most `w - 1` old rows and adds
-  `S` (so prefill overshoots the window); a call of one token grows by up to 256 rows below the
+* global (`KVCache`): grows when `p + S > rows`, by `256 * ceil(S / 256)` rows on top of `rows`, or
+  of `p` when `p` is no multiple of 256 (the slack is cut off first).
+* sliding window (`RotatingKVCache`): a call of several tokens keeps at most `w - 1` old rows and
+  adds `S` (so prefill overshoots the window); a call of one token grows by up to 256 rows below the
   window, and cuts to `w` above it.
 * chunked (`ChunkedKVCache`): cut to one chunk before a call, then as global.
 * state: constant from the first token on.
@@ -211,7 +211,7 @@ def batch(groups: Sequence[LayerGroup], lengths: Sequence[int], prefill_step: in
 
 
 def ring_rows_at_rest(n_tokens: int, window: int) -> int:
-    """Rows of a ring that generate_step filled at its default step: what a restored ring has to have."""
+    """Rows of a ring that generate_step filled at its default step, and so of a restored one."""
     ring = _RingRows(window)
     for before, step in _steps(0, n_tokens, DEFAULT_PREFILL_STEP):
         ring.call(before, step)

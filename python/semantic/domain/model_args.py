@@ -19,7 +19,7 @@ from semantic.domain.layer_group import LayerGroup, TokenTensor
 __all__ = ["FAMILIES", "Family", "groups_from_model"]
 
 HeadDim = Literal["given", "given_or_divided", "divided"]
-"""Where the head width comes from: the field, the field or else hidden // heads, or hidden // heads."""
+"""Where the head width comes from: the field, the field or else hidden // heads, or always that."""
 
 
 @dataclass(frozen=True, slots=True)

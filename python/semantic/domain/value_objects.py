@@ -160,7 +160,9 @@ class ModelCacheSpec:
         """
         return live_bytes.peak(self.groups, n_tokens, prefill_step, cached_tokens, new_tokens)
 
-    def live_batch_bytes(self, lengths: Sequence[int], prefill_step: int = DEFAULT_PREFILL_STEP) -> int:
+    def live_batch_bytes(
+        self, lengths: Sequence[int], prefill_step: int = DEFAULT_PREFILL_STEP
+    ) -> int:
         """Bytes of the padded batch that mlx-lm's BatchGenerator makes of these lengths.
 
         Args:
@@ -216,9 +218,7 @@ class ModelCacheSpec:
         if basis == "live":
             return 0, self.live_bytes(n_tokens)
         shared_blocks = shared_prefix // BLOCK_TOKENS
-        shared = sum(
-            shared_blocks * g.bytes_per_block for g in self.groups if g.max_blocks is None
-        )
+        shared = sum(shared_blocks * g.bytes_per_block for g in self.groups if g.max_blocks is None)
         return shared, self.cached_bytes(n_tokens) - shared
 
     def _token_tensors(self) -> tuple[TokenTensor, ...]:

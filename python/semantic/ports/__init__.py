@@ -1,0 +1,1 @@
+"""What the domain and the application ask of the world."""

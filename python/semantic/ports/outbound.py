@@ -62,9 +62,7 @@ class Materialiser(Protocol):
         """
         ...
 
-    def restore(
-        self, spec: ModelCacheSpec, plan: HitPlan, data: Mapping[int, BlockData]
-    ) -> Caches:
+    def restore(self, spec: ModelCacheSpec, plan: HitPlan, data: Mapping[int, BlockData]) -> Caches:
         """Fresh caches positioned at `plan.n_tokens`, which later writes cannot tie to the blocks.
 
         Args:

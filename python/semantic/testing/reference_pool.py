@@ -1,7 +1,7 @@
 """The block pool again, as plainly as Python allows: the oracle for the native one.
 
-Same operations, same errors, same numbers. Nothing is counted ahead: every reading walks all blocks.
-Slow on purpose, and not safe to use from several threads.
+Same operations, same errors, same numbers. Nothing is counted ahead: every reading walks all
+blocks. Slow on purpose, and not safe to use from several threads.
 """
 
 from __future__ import annotations
@@ -231,8 +231,8 @@ class ReferencePool:
 
     def check(self) -> None:
         """What is counted ahead nowhere cannot disagree; the limits can still be broken."""
-        assert 0 <= self.free_memory()
-        assert 0 <= self._arrays_free(with_cached=False)
+        assert self.free_memory() >= 0
+        assert self._arrays_free(with_cached=False) >= 0
         assert sorted(self.eviction) == sorted(self._ids_in("cached"))
 
     # Agents' blocks ----------------------------------------------------------------------------
@@ -299,8 +299,9 @@ class ReferencePool:
 
     def publish(self, ids: Sequence[int], leases: int = 0) -> None:
         """Seal staged blocks."""
+        leases = min(_count(leases), _MOST_LEASES)
         for block_id in reversed(self._checked(ids, "staged")):
-            self._set_leases(block_id, min(_count(leases), _MOST_LEASES))
+            self._set_leases(block_id, leases)
 
     def acquire(self, ids: Sequence[int]) -> None:
         """One more lease on each block."""

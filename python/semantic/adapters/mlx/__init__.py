@@ -1,0 +1,1 @@
+"""MLX: geometry of models, capture of live caches, restore of blocks."""

@@ -96,9 +96,7 @@ def spec_of_caches(caches: Sequence[Any]) -> ModelCacheSpec:
     layers: dict[_Shape, list[int]] = {}
     for index, cache in enumerate(caches):
         layers.setdefault(_shape_of(cache, index), []).append(index)
-    ordered = sorted(
-        layers, key=lambda s: (_TYPE_ORDER[s.layer_type], s.window or 0, layers[s][0])
-    )
+    ordered = sorted(layers, key=lambda s: (_TYPE_ORDER[s.layer_type], s.window or 0, layers[s][0]))
     seen: dict[LayerType, int] = {}
     groups = []
     for shape in ordered:

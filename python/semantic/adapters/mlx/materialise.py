@@ -34,9 +34,7 @@ class MlxMaterialiser:
         """The caches, checked against `spec`; see `Materialiser.open`."""
         return MlxLiveCaches(spec, caches)
 
-    def restore(
-        self, spec: ModelCacheSpec, plan: HitPlan, data: Mapping[int, BlockData]
-    ) -> Caches:
+    def restore(self, spec: ModelCacheSpec, plan: HitPlan, data: Mapping[int, BlockData]) -> Caches:
         """Fresh caches positioned at `plan.n_tokens`; see `Materialiser.restore`."""
         spans = dict(plan.spans)
         caches: Caches = [None] * spec.n_layers
@@ -77,7 +75,7 @@ def _layers(
     n_tokens: int,
     data: Mapping[int, BlockData],
 ) -> list[mx.array]:
-    """The tensor of every layer, `[1, heads, rows, dim]`, with the rows a fresh cache would have."""
+    """The tensor of every layer, `[1, heads, rows, dim]`, with as many rows as a fresh cache."""
     rows = [_wide(tensor, cast(mx.array, data[s.block_id][tensor.name])) for s in spans]
     if group.layer_type == "global":
         # Whole blocks: their number times 256 is the capacity of a fresh cache, and what lies

@@ -2,8 +2,8 @@
 
 The fingerprint covers the whole `config.json`, and of each safetensors file its name, size, header
 (names, shapes, dtypes and offsets of every tensor) and evenly spread samples of the data. It costs
-milliseconds. It cannot notice a change that leaves names, shapes and every sample as they were: an edit
-of a few weights in place (ADR-005).
+milliseconds. It cannot notice a change that leaves names, shapes and every sample as they were: an
+edit of a few weights in place (ADR-005).
 """
 
 from __future__ import annotations

@@ -81,7 +81,8 @@ def _build(config: dict[str, Any]) -> Any:
 @contextmanager
 def _random_state_kept() -> Iterator[None]:
     """Building a model draws (lazily) from MLX's global generator; the caller's must not move."""
-    high, low = mx.random.state[0].tolist()
+    state: Any = mx.random.state
+    high, low = state[0].tolist()
     try:
         yield
     finally:

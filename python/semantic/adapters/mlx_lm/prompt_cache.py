@@ -1,7 +1,7 @@
 """The drop-in for `mlx_lm.models.cache.LRUPromptCache`.
 
 Same surface, other memory: sequences are sealed blocks under one byte budget, shared by what they
-have in common, and a sequence whose window has wrapped is restored at its end or at a checkpoint, never
+have in common, and a sequence whose window has wrapped is restored where its rows are known, never
 trimmed. Every failure is a counted miss: nothing is raised into a generation thread (law 7).
 """
 
@@ -127,9 +127,7 @@ class PromptCache:
         """
         try:
             member = self._member_for(model, spec_of_caches(prompt_cache))
-            publish_caches(
-                member, pack(tokens), prompt_cache, cache_type, cache_type, exact=False
-            )
+            publish_caches(member, pack(tokens), prompt_cache, cache_type, cache_type, exact=False)
             self.trim_to(n_sequences=self.max_size)
         except Exception as error:
             reason = reason_of(error)
@@ -173,7 +171,7 @@ class PromptCache:
             self._evict_bytes(self.nbytes - max(0, n_bytes))
 
     def stats_by_type(self) -> dict[str, dict[str, int]]:
-        """Sequences and bytes by kind of segment; a shared block counts once, where it came from."""
+        """Sequences and bytes by kind of segment; a shared block counts once, at its origin."""
         sequences: Counter[str] = Counter()
         n_bytes: Counter[str] = Counter()
         for member in self._each_member():

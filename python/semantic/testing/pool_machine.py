@@ -1,0 +1,287 @@
+"""Two pools under one budget, native and reference side by side, driven by Hypothesis.
+
+Each step does one thing to both and compares what came back: results id by id, refusals class by
+class and number by number. After each step all readings are equal, the sums agree, and the native
+pools find their own books in order. Run it with::
+
+    TestPools = PoolMachine.TestCase
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from semantic.domain.entities import AgentBlocks
+from semantic.domain.errors import PoolExhaustedError, SemanticError
+from semantic.domain.services import BlockPool, MemoryBudget
+from semantic.domain.value_objects import ModelCacheSpec
+from semantic.testing.reference_pool import ReferenceBudget, ReferencePool
+from semantic.testing.specs import dense_spec, hybrid_spec, windowed_spec
+
+__all__ = ["PoolMachine", "specs"]
+
+_BLOCK_BYTES = 2048
+
+
+def specs() -> st.SearchStrategy[ModelCacheSpec]:
+    """Small specs of every kind of group."""
+    windows = st.sampled_from([100, 512, 1024])
+    return st.one_of(
+        st.builds(dense_spec, st.integers(1, 3)),
+        st.lists(windows, min_size=1, max_size=2).map(lambda sizes: windowed_spec(*sizes)),
+        st.just(hybrid_spec()),
+    )
+
+
+_sizes = st.one_of(st.integers(0, 6), st.sampled_from([40, 2**63, 2**64, 2**70]))
+_odd = st.sampled_from([-1, True, 1.5, "1", None])
+_counts = st.integers(0, 19).flatmap(lambda n: _odd if n == 0 else _sizes)
+_tokens = st.one_of(st.integers(0, 2000), st.sampled_from([2**64, -1]))
+_bytes = st.one_of(st.integers(0, 4 * _BLOCK_BYTES), st.sampled_from([2**64, -1]))
+_groups = st.sampled_from(
+    ["global", "sliding_window", "sliding_window.1", "chunked", "state", "nonsense"]
+)
+_agents = st.sampled_from(["a1", "a2", "a3", ""])
+_kinds = st.sampled_from(["live", "staging", "cached"])
+
+
+@dataclass
+class _Twins:
+    native: BlockPool
+    reference: ReferencePool
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Everything that pools can be asked, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twins: list[_Twins] = []
+        self.reference_of: dict[int, int] = {}
+        """The reference's id for each id that a native pool has given out."""
+
+    @initialize(
+        first=specs(),
+        second=specs(),
+        blocks=st.integers(16, 40),
+        minimum=st.integers(0, 8),
+        maximum=st.one_of(st.none(), st.integers(9, 30)),
+        arrays=st.sampled_from([12, 30, 1000]),
+    )
+    def open_pools(
+        self,
+        first: ModelCacheSpec,
+        second: ModelCacheSpec,
+        blocks: int,
+        minimum: int,
+        maximum: int | None,
+        arrays: int,
+    ) -> None:
+        """Two pools under one budget, the second under terms."""
+        native, reference = MemoryBudget(blocks * 2048), ReferenceBudget(blocks * 2048)
+        terms = {
+            "minimum": minimum * _BLOCK_BYTES,
+            "maximum": None if maximum is None else maximum * _BLOCK_BYTES,
+            "arrays_max": arrays,
+        }
+        self.budgets = native, reference
+        self.twins = [
+            _Twins(BlockPool(first, budget=native), ReferencePool(first, budget=reference)),
+            _Twins(
+                BlockPool(second, budget=native, **terms),  # type: ignore[arg-type]
+                ReferencePool(second, budget=reference, **terms),  # type: ignore[arg-type]
+            ),
+        ]
+
+    @rule(data=st.data(), n=_counts, group=_groups, agent=_agents)
+    def allocate(self, data: st.DataObject, n: Any, group: str, agent: str) -> None:
+        """Blocks of one group for an agent."""
+        self._both(data, lambda pool, _: pool.allocate(n, group, agent))
+
+    @rule(data=st.data(), agent=_agents, n_tokens=_tokens)
+    def allocate_tokens(self, data: st.DataObject, agent: str, n_tokens: int) -> None:
+        """Blocks of all groups for an agent."""
+        self._both(data, lambda pool, _: pool.allocate_tokens(agent, n_tokens))
+
+    @rule(data=st.data(), agent=_agents)
+    def free_agent(self, data: st.DataObject, agent: str) -> None:
+        """Everything of an agent goes."""
+        self._both(data, lambda pool, _: pool.free_agent(agent))
+
+    @rule(data=st.data(), group=_groups, n=_counts)
+    def stage(self, data: st.DataObject, group: str, n: Any) -> None:
+        """Blocks that are about to be filled."""
+        self._both(data, lambda pool, _: pool.stage(group, n))
+
+    @rule(data=st.data(), group=_groups, n=st.integers(1, 6), leases=st.integers(0, 2))
+    def store(self, data: st.DataObject, group: str, n: int, leases: int) -> None:
+        """Staged and published at once: what most programs are made of."""
+        twins = self._pick(data)
+        ids = self._on(twins, lambda pool, _: pool.stage(group, n), ())
+        if isinstance(ids, list):
+            self._on(twins, lambda pool, translated: pool.publish(translated, leases), ids)
+
+    @rule(data=st.data(), operation=st.sampled_from(["free", "abandon", "evict"]))
+    def give_back(self, data: st.DataObject, operation: str) -> None:
+        """Ids of any kind go back, most of them refused."""
+        self._both(data, lambda pool, ids: getattr(pool, operation)(ids), with_ids=True)
+
+    @rule(data=st.data(), operation=st.sampled_from(["acquire", "release", "touch", "publish"]))
+    def use(self, data: st.DataObject, operation: str) -> None:
+        """Leases come and go."""
+        self._both(data, lambda pool, ids: getattr(pool, operation)(ids), with_ids=True)
+
+    @rule(data=st.data())
+    def drain_evicted(self, data: st.DataObject) -> None:
+        """The same blocks were evicted, in the same order."""
+        self._both(data, lambda pool, _: pool.drain_evicted())
+
+    @rule(data=st.data(), kind=_kinds, n_bytes=_bytes)
+    def charge(self, data: st.DataObject, kind: Any, n_bytes: int) -> None:
+        """Plain bytes are taken."""
+        self._both(data, lambda pool, _: pool.charge(kind, n_bytes))
+
+    @rule(data=st.data(), kind=_kinds, n_bytes=_bytes)
+    def discharge(self, data: st.DataObject, kind: Any, n_bytes: int) -> None:
+        """Plain bytes go back."""
+        self._both(data, lambda pool, _: pool.discharge(kind, n_bytes))
+
+    @rule(data=st.data(), spec=specs())
+    def reconfigure(self, data: st.DataObject, spec: ModelCacheSpec) -> None:
+        """Another model: refused while anything is in use."""
+        twins = self._pick(data)
+        self._on(twins, lambda pool, _: pool.reconfigure(spec), ())
+        assert twins.native.spec == twins.reference.spec
+
+    @rule(data=st.data())
+    def empty_and_reconfigure(self, data: st.DataObject) -> None:
+        """Another model, once everything is given back."""
+        twins = self._pick(data)
+        self._empty(twins)
+        self._on(twins, lambda pool, _: pool.reconfigure(hybrid_spec()), ())
+        assert twins.native.spec == hybrid_spec()
+
+    @rule(data=st.data(), n_tokens=_tokens)
+    def predict(self, data: st.DataObject, n_tokens: int) -> None:
+        """How many more agents fit."""
+        self._both(data, lambda pool, _: pool.max_batch_size(n_tokens))
+
+    @invariant()
+    def readings_are_equal(self) -> None:
+        """Conservation, and the same numbers on both sides."""
+        for twins in self.twins:
+            native, reference = twins.native, twins.reference
+            native.check()
+            reference.check()
+            snapshot = native.snapshot()
+            assert snapshot.as_dict() == reference.snapshot().as_dict()
+            classes = snapshot.held, snapshot.live, snapshot.staging, snapshot.cached
+            assert snapshot.free + sum(classes) == snapshot.total
+            assert native.used_memory() + native.available_memory() == native.total_memory()
+            assert snapshot.arrays_used <= snapshot.arrays_max
+            assert native.available_blocks("global") == reference.available_blocks("global")
+
+    @invariant()
+    def budgets_are_equal(self) -> None:
+        """What the pools have taken is what the budget is short of."""
+        if self.twins:
+            native, reference = self.budgets
+            readings = native.used, native.cached, native.free
+            assert readings == (reference.used, reference.cached, reference.free)
+            assert sum(readings) == native.total
+
+    def teardown(self) -> None:
+        """After a final release every block is free exactly once."""
+        for twins in self.twins:
+            self._empty(twins)
+            assert twins.native.used_memory() == 0
+            twins.native.check()
+
+    # How both are asked ------------------------------------------------------------------------
+
+    def _both(
+        self,
+        data: st.DataObject,
+        operation: Callable[[Any, Sequence[Any]], object],
+        *,
+        with_ids: bool = False,
+    ) -> None:
+        twins = self._pick(data)
+        self._on(twins, operation, self._draw_ids(data, twins) if with_ids else ())
+
+    def _pick(self, data: st.DataObject) -> _Twins:
+        return data.draw(st.sampled_from(self.twins))
+
+    def _draw_ids(self, data: st.DataObject, twins: _Twins) -> list[Any]:
+        """Mostly blocks of one state, so that operations succeed; sometimes anything at all."""
+        blocks = twins.reference.blocks
+        state = data.draw(st.sampled_from(["held", "staged", "leased", "cached", "anything"]))
+        native_of = {theirs: ours for ours, theirs in self.reference_of.items()}
+        fitting = [native_of[i] for i, block in blocks.items() if block.state == state]
+        if fitting:
+            return data.draw(st.lists(st.sampled_from(fitting), max_size=8, unique=True))
+        known = st.sampled_from([*self.reference_of, 0])
+        strange = st.sampled_from([-1, 7, 2**62, 2**64, True, 1.0, "7"])
+        return data.draw(st.lists(st.one_of(known, known, strange), max_size=4))
+
+    def _on(
+        self,
+        twins: _Twins,
+        operation: Callable[[Any, Sequence[Any]], object],
+        ids: Sequence[Any],
+    ) -> object:
+        ours = _outcome(lambda: operation(twins.native, list(ids)))
+        translated = [i if isinstance(i, bool) else self.reference_of.get(i, i) for i in ids]
+        theirs = _outcome(lambda: operation(twins.reference, translated))
+        self._compare(ours, theirs)
+        return ours
+
+    def _compare(self, ours: object, theirs: object) -> None:
+        assert type(ours) is type(theirs), (ours, theirs)
+        if isinstance(ours, SemanticError) and isinstance(theirs, SemanticError):
+            our_id, their_id = (getattr(error, "block_id", None) for error in (ours, theirs))
+            assert self.reference_of.get(our_id, our_id) == their_id  # type: ignore[arg-type]
+            if isinstance(ours, PoolExhaustedError):
+                for fact in ("bytes_requested", "bytes_available", "bytes_short"):
+                    assert getattr(ours, fact) == getattr(theirs, fact)
+        elif isinstance(ours, AgentBlocks) and isinstance(theirs, AgentBlocks):
+            assert ours.total_tokens == theirs.total_tokens
+            assert list(ours.blocks) == list(theirs.blocks)
+            covered = [[block.token_count for block in blocks] for blocks in (ours, theirs)]
+            assert covered[0] == covered[1]
+            self._pair(ours.block_ids, theirs.block_ids)
+        elif isinstance(ours, list) and isinstance(theirs, list):
+            self._pair(ours, theirs)
+        else:
+            assert ours == theirs
+
+    def _pair(self, ours: Sequence[int], theirs: Sequence[int]) -> None:
+        assert len(ours) == len(theirs)
+        for our_id, their_id in zip(ours, theirs, strict=True):
+            assert self.reference_of.setdefault(our_id, their_id) == their_id
+
+    def _empty(self, twins: _Twins) -> None:
+        """Give back whatever is in use."""
+        blocks = twins.reference.blocks
+        native_of = {theirs: ours for ours, theirs in self.reference_of.items()}
+        for agent in sorted({block.agent for block in blocks.values() if block.state == "held"}):
+            self._on(twins, lambda pool, _, agent=agent: pool.free_agent(agent), ())
+        staged = [native_of[i] for i, block in blocks.items() if block.state == "staged"]
+        self._on(twins, lambda pool, ids: pool.abandon(ids), staged)
+        while leased := [native_of[i] for i, block in blocks.items() if block.state == "leased"]:
+            self._on(twins, lambda pool, ids: pool.release(ids), leased)
+        for kind, n_bytes in list(twins.reference.charged.items()):
+            self._on(twins, lambda pool, _, k=kind, n=n_bytes: pool.discharge(k, n), ())
+
+
+def _outcome(operation: Callable[[], object]) -> object:
+    """What came back, or the refusal."""
+    try:
+        return operation()
+    except SemanticError as error:
+        return error
