@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from semantic.application import cache_manager
 from semantic.domain.errors import UnsupportedCacheError
@@ -42,7 +41,6 @@ class _LazyMlx:
 
 
 class CacheManager(cache_manager.CacheManager):
-    __doc__ = cache_manager.CacheManager.__doc__
+    """`semantic.application.cache_manager.CacheManager`, with MLX where no other side is given."""
 
-    def __init__(self, *args: Any, materialiser: Materialiser | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, materialiser=materialiser or _LazyMlx(), **kwargs)
+    _default_materialiser = _LazyMlx

@@ -118,7 +118,7 @@ def test_a_second_restore_and_a_branch_see_the_stored_blocks_unchanged(manager_o
 
 def test_the_comparison_can_fail(manager_of):
     """A stale, a shifted and a foreign cache are far outside the tolerance."""
-    model, manager = manager_of("gemma3_text", {})
+    model, _ = manager_of("gemma3_text", {})
     tokens, foreign = random_tokens(400), random_tokens(400, seed=5)
     expected = feed(model, tokens, fresh_caches(model))
     wrong_token = [*tokens[:380], (tokens[380] + 1) % 128, *tokens[381:]]

@@ -228,9 +228,13 @@ def test_b23_abort_leaves_no_trace_at_any_point(gemma):
 
 
 def test_an_exception_aborts_the_turn(llama):
-    with pytest.raises(RuntimeError, match="boom"), llama.memory.admit("a", TOKENS) as lease:
-        lease.checkpoint(TOKENS[:300], llama.caches(TOKENS[:300]))
-        raise RuntimeError("boom")
+    def failing_turn():
+        with llama.memory.admit("a", TOKENS) as lease:
+            lease.checkpoint(TOKENS[:300], llama.caches(TOKENS[:300]))
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        failing_turn()
     assert llama.pool.snapshot().free == llama.pool.total_memory()
 
 

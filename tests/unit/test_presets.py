@@ -6,7 +6,7 @@ import json
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-import mlx.core as mx  # noqa: TID251 -- mlx-lm itself is the judge of these files
+import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.utils import _get_classes

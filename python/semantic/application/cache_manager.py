@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 from semantic.application.counters import Counters, FailureCallback
 from semantic.application.lease import Lease
@@ -73,8 +74,8 @@ class CacheManager:
         pool: Where every byte is counted; made for the same spec.
         store: Keeps blocks over restarts; needs a namespace.
         namespace: Who may share. None: a fresh random one, so nothing is shared outside.
-        materialiser: The MLX side. None: `semantic.CacheManager` fills in the MLX one.
-        policy: Reserved for eviction policies; only None is accepted.
+        materialiser: The MLX side. None: MLX itself, imported when the first tensor is needed.
+        policy: The eviction policy; there is one so far, None.
         on_failure: Called with (reason, detail) for each failure that became a miss.
         clock: Time, for tests.
         hash_block: The key function, for tests.
@@ -82,6 +83,8 @@ class CacheManager:
     Raises:
         PoolConfigurationError: A pool of another spec, or a store without a namespace.
     """
+
+    _default_materialiser: ClassVar[type[Materialiser]] = _NoMaterialiser
 
     def __init__(
         self,
@@ -99,19 +102,15 @@ class CacheManager:
         if pool.spec != spec:
             raise PoolConfigurationError("the pool was made for another spec")
         if store is not None:
-            reason = (
-                "a store needs a namespace" if namespace is None else "there is none yet"
-            )
+            reason = "a store needs a namespace" if namespace is None else "there is none yet"
             raise PoolConfigurationError(f"{reason}: blocks are kept in memory only")
         if policy is not None:
-            raise PoolConfigurationError(
-                "there is one eviction policy: leave policy=None"
-            )
+            raise PoolConfigurationError("there is one eviction policy: leave policy=None")
         self._memory = Resources(
             spec,
             pool,
             SealedBlocks(spec, pool, namespace or Namespace.private(), hash_block=hash_block),
-            materialiser or _NoMaterialiser(),
+            materialiser or self._default_materialiser(),
             Counters(on_failure),
         )
         self._clock = clock or SystemClock()

@@ -6,8 +6,8 @@ What it protects:
 * Every node leads to a checkpoint, so nothing is kept that can complete no legal hit. Where every
   group is unbounded, each position is legal and a checkpoint only marks a sequence's end.
 * Order of eviction: with window groups, the least recently used checkpoint, and the nodes that
-  lead nowhere without it. Otherwise the least recently used leaf. A path is touched from its tail to its
-  head, so the oldest node is always a leaf: tails go before heads.
+  lead nowhere without it. Otherwise the least recently used leaf. A path is touched from its tail
+  to its head, so the oldest node is always a leaf: tails go before heads.
 * What a running sequence holds is never a victim.
 
 It knows no bytes, no pool, no MLX and no lock: its caller holds one. It answers with the

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from sys import byteorder
+from typing import TYPE_CHECKING
 
 from semantic.domain.errors import BlockArgumentTypeError, BlockValidationError
 
@@ -22,7 +23,10 @@ KEY_BYTES = 32
 LAYOUT_VERSION = 1
 """Raised whenever a block's bytes mean something else than before."""
 
-Tokens = array[int]
+if TYPE_CHECKING:
+    Tokens = array[int]
+else:  # the class takes no arguments at run time before Python 3.12
+    Tokens = array
 """Token ids as `array('q')`: signed 64 bit, since servers mark image patches with negative ids."""
 
 BlockHash = Callable[[bytes, bytes], bytes]

@@ -18,7 +18,7 @@ from semantic.adapters.mlx.materialise import MlxMaterialiser
 from semantic.application.counters import Counters, FailureCallback
 from semantic.application.publish import publish_caches, reason_of
 from semantic.application.resources import Resources
-from semantic.application.sealed_blocks import Hold, SealedBlocks
+from semantic.application.sealed_blocks import SealedBlocks
 from semantic.domain.errors import PoolConfigurationError
 from semantic.domain.identity import Namespace, Tokens, pack
 from semantic.domain.services import BlockPool, MemoryBudget
