@@ -58,8 +58,9 @@ def test_json_csv_and_xlsx(tmp_path):
 def test_the_table_is_printed_whole():
     done = plan("gpt-oss-20b", "--memory", "8GB", "--context", "4K,32K")
     assert done.returncode == 0, done.stderr
-    assert "103,809,024" in done.stdout
+    assert "103.81 MB" in done.stdout
     assert "32,768" in done.stdout
+    assert "12+12" in done.stdout
 
 
 def test_a_config_file_or_folder(tmp_path):

@@ -10,7 +10,8 @@ import typer
 
 from semantic.cli.extras import missing_message
 from semantic.cli.options import memory_size
-from semantic.cli.plan_sheet import Sheet, make_sheet, write_csv, write_xlsx
+from semantic.cli.plan_sheet import Cell, Sheet, make_sheet, write_csv, write_xlsx
+from semantic.cli.sizes import format_size
 from semantic.domain.errors import SemanticError
 
 __all__ = ["register"]
@@ -64,7 +65,7 @@ def _plan(
     if as_json:
         typer.echo(json.dumps(sheet.records(), indent=1))
     else:
-        _print(sheet)
+        _print(sheet, basis)
 
 
 def _tokens(text: str) -> int:
@@ -76,16 +77,37 @@ def _tokens(text: str) -> int:
     return int(digits) * factor
 
 
-def _print(sheet: Sheet) -> None:
+def _print(sheet: Sheet, basis: str) -> None:
+    """The columns that a reader needs, in units that fit a terminal; `--json` has all of them."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="KV cache per model; without weights", title_justify="left")
-    for column in sheet.columns:
-        table.add_column(column, justify="left" if column == "model" else "right")
-    for row in sheet.rows:
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
-    # Piped into a file the columns must not be folded to an imagined terminal.
+    agents = [column for column in sheet.columns if column.startswith("agents in ")]
+    table = Table(
+        title=f"KV cache without weights; agents that fit, by their {basis} bytes",
+        title_justify="left",
+    )
+    table.add_column("model", no_wrap=True)
+    for heading in ("layers", "heads x dim", "window", "per token", "context", "live", "peak"):
+        table.add_column(heading, justify="right")
+    for column in agents:
+        table.add_column(column.removeprefix("agents in ").split(" ")[0], justify="right")
+    for row in sheet.records():
+        table.add_row(
+            str(row["model"]),
+            f"{row['global']}+{row['sliding']}" if row["sliding"] else str(row["layers"]),
+            f"{row['KV heads']}x{row['head dim']}",
+            str(row["window"] or "-"),
+            _bytes(row["bytes/token"]),
+            f"{row['context']:,}",
+            _bytes(row["live bytes"]),
+            _bytes(row["prefill peak"]),
+            *(f"{row[column]:,}" for column in agents),
+        )
+    # Piped into a file, the table must not be folded to an imagined terminal.
     console = Console()
-    console = console if console.is_terminal else Console(width=240)
-    console.print(table)
+    (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def _bytes(cell: Cell) -> str:
+    return format_size(int(cell))

@@ -27,6 +27,9 @@ __all__ = ["PoolMachine", "specs"]
 
 _BLOCK_BYTES = 2048
 
+_Operation = Callable[[Any, Sequence[Any]], object]
+"""What is asked of either pool; the ids, if any, are already that pool's own."""
+
 
 def specs() -> st.SearchStrategy[ModelCacheSpec]:
     """Small specs of every kind of group."""
@@ -207,7 +210,7 @@ class PoolMachine(RuleBasedStateMachine):
     def _both(
         self,
         data: st.DataObject,
-        operation: Callable[[Any, Sequence[Any]], object],
+        operation: _Operation,
         *,
         with_ids: bool = False,
     ) -> None:
@@ -232,7 +235,7 @@ class PoolMachine(RuleBasedStateMachine):
     def _on(
         self,
         twins: _Twins,
-        operation: Callable[[Any, Sequence[Any]], object],
+        operation: _Operation,
         ids: Sequence[Any],
     ) -> object:
         ours = _outcome(lambda: operation(twins.native, list(ids)))
@@ -270,13 +273,18 @@ class PoolMachine(RuleBasedStateMachine):
         blocks = twins.reference.blocks
         native_of = {theirs: ours for ours, theirs in self.reference_of.items()}
         for agent in sorted({block.agent for block in blocks.values() if block.state == "held"}):
-            self._on(twins, lambda pool, _, agent=agent: pool.free_agent(agent), ())
+            self._on(twins, _calling("free_agent", agent), ())
         staged = [native_of[i] for i, block in blocks.items() if block.state == "staged"]
         self._on(twins, lambda pool, ids: pool.abandon(ids), staged)
         while leased := [native_of[i] for i, block in blocks.items() if block.state == "leased"]:
             self._on(twins, lambda pool, ids: pool.release(ids), leased)
         for kind, n_bytes in list(twins.reference.charged.items()):
-            self._on(twins, lambda pool, _, k=kind, n=n_bytes: pool.discharge(k, n), ())
+            self._on(twins, _calling("discharge", kind, n_bytes), ())
+
+
+def _calling(name: str, *arguments: object) -> _Operation:
+    """The operation that calls the method of that name."""
+    return lambda pool, _: getattr(pool, name)(*arguments)
 
 
 def _outcome(operation: Callable[[], object]) -> object:
