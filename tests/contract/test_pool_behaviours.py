@@ -51,7 +51,7 @@ def test_b01_taking_more_than_is_free_fails_and_changes_nothing(pool_class: Pool
     assert (error.bytes_requested, error.bytes_short) == (7 * BLOCK_BYTES, BLOCK_BYTES)
     refused(pool, PoolExhaustedError, pool.stage, "global", 7)
     refused(pool, PoolExhaustedError, pool.charge, "live", 6 * BLOCK_BYTES + 1)
-    refused(pool, PoolExhaustedError, lambda: pool.allocate_tokens("a1", 7 * 256))
+    refused(pool, PoolExhaustedError, pool.allocate_tokens, "a1", 7 * 256)
 
 
 def test_b01_taking_none_gives_an_empty_list(pool_class: PoolClass) -> None:

@@ -227,6 +227,23 @@ def test_b23_abort_leaves_no_trace_at_any_point(gemma):
     assert gemma.cached([*TOKENS[:400], 1]) == 400
 
 
+def test_an_abort_spares_what_another_agent_published_too(llama):
+    first = llama.memory.admit("a", TOKENS)
+    first.commit(TOKENS, llama.caches(TOKENS))
+    llama.turn("b", TOKENS)
+    first.abort()
+    assert llama.cached(TOKENS) == 699
+    assert llama.memory.forget("b") == 1
+    assert llama.pool.snapshot().free == llama.pool.total_memory()
+
+
+@pytest.mark.parametrize("length", [1, 100, 255, 256, 257, 300, 301, 511, 512, 555, 556, 700])
+def test_a_sequence_at_rest_costs_what_the_spec_says(llama, gemma, length):
+    for turns in (llama, gemma):
+        turns.turn("a", TOKENS[:length])
+        assert turns.pool.snapshot().cached == turns.spec.cached_bytes(length)
+
+
 def test_an_exception_aborts_the_turn(llama):
     def failing_turn():
         with llama.memory.admit("a", TOKENS) as lease:

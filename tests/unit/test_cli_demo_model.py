@@ -1,4 +1,4 @@
-"""The model folder that the demo serves: the same every time, unhurt, and sensitive to its context."""
+"""The folder that the demo serves from: always the same, unhurt, a model that reads its prompt."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ def greedy_ids(loaded: tuple[Any, Any], system: str, count: int = 8) -> list[int
 
 
 def test_another_process_makes_the_same_files(folder: Path, tmp_path: Path) -> None:
-    code = f"from semantic.testing.tiny_models import gemma3_demo; print(gemma3_demo({str(tmp_path)!r}))"
+    code = (
+        "from semantic.testing.tiny_models import gemma3_demo\n"
+        f"print(gemma3_demo({str(tmp_path)!r}))"
+    )
     made = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -213,13 +213,13 @@ class CacheManager:
         Raises:
             AgentNotFoundError: The agent has published nothing that is still here.
         """
-        mine = [c for c in self._memory.sealed.sequences() if c.agent_id == agent_id]
+        mine = [c for c in self._memory.sealed.sequences() if agent_id in c.agents]
         if not mine:
             raise AgentNotFoundError(
                 f"agent {agent_id!r} has nothing published here", agent_id=agent_id
             )
         for checkpoint in mine:
-            self._memory.sealed.drop(checkpoint)
+            self._memory.sealed.withdraw(checkpoint, agent_id)
         return len(mine)
 
     def clear(self) -> None:

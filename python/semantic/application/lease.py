@@ -172,7 +172,7 @@ class Lease:
         """End the turn without a trace: what it published is forgotten too. Idempotent."""
         if not self._ended:
             for checkpoint in self._published:
-                self._memory.sealed.drop(checkpoint)
+                self._memory.sealed.withdraw(checkpoint, self._agent_id)
         self.release()
 
     def __enter__(self) -> Lease:

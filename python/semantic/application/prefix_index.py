@@ -259,9 +259,10 @@ class PrefixIndex:
         node = path[-1]
         existing = node.checkpoints.get(end)
         if existing is not None:
+            existing.agents.add(agent_id)
             self._checkpoints.move_to_end(existing)
             return None
-        checkpoint = Checkpoint(node, end, agent_id, kind, self._window_of(path, end))
+        checkpoint = Checkpoint(node, end, {agent_id}, kind, self._window_of(path, end))
         for block in checkpoint.window:
             block.checkpoints += 1
         node.checkpoints[end] = checkpoint

@@ -48,14 +48,14 @@ class Checkpoint:
     Args:
         node: The node of its last token.
         end: Its length in tokens.
-        agent_id: Who published it.
+        agents: Who published it; it stays while one of them still wants it.
         kind: What kind of segment ended here.
         window: The window blocks that a hit at `end` reads.
     """
 
     node: PrefixNode
     end: int
-    agent_id: str
+    agents: set[str]
     kind: str
     window: list[SealedBlock] = field(default_factory=list)
 

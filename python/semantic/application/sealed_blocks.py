@@ -279,6 +279,13 @@ class SealedBlocks:
             self._forget_lost_blocks()
             self._evict(self._index.drop(checkpoint))
 
+    def withdraw(self, checkpoint: Checkpoint, agent_id: str) -> None:
+        """One agent wants a published end no more; it goes when it was the last."""
+        with self._lock:
+            checkpoint.agents.discard(agent_id)
+            if not checkpoint.agents:
+                self.drop(checkpoint)
+
     def clear(self) -> None:
         """Forget everything that no running sequence holds."""
         with self._lock:

@@ -181,6 +181,16 @@ class LayerGroup:
         span = self.window or self.chunk
         return None if span is None else -(-span // BLOCK_TOKENS)
 
+    def blocks_at_rest(self, n_tokens: int) -> int:
+        """Sealed blocks of a sequence at rest at `n_tokens`: those that a hit there reads.
+
+        A window that ends inside a token block meets one block more than an agent may hold.
+        """
+        if self.window is None:
+            return self.blocks_for(n_tokens)
+        first = max(0, n_tokens - self.window + 1)
+        return -(-n_tokens // BLOCK_TOKENS) - first // BLOCK_TOKENS
+
     def blocks_for(self, n_tokens: int) -> int:
         """Blocks that an agent of `n_tokens` holds in this group."""
         blocks = 1 if self.layer_type == "state" else -(-n_tokens // BLOCK_TOKENS)

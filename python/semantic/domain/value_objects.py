@@ -174,7 +174,7 @@ class ModelCacheSpec:
     def cached_bytes(self, n_tokens: int) -> int:
         """Bytes of the sealed blocks of one sequence at rest at `n_tokens`."""
         whole_number(n_tokens, "n_tokens", ModelSpecValidationError, attribute="n_tokens")
-        return sum(g.blocks_for(n_tokens) * g.bytes_per_block for g in self.groups)
+        return sum(g.blocks_at_rest(n_tokens) * g.bytes_per_block for g in self.groups)
 
     def max_agents(
         self,

@@ -123,7 +123,12 @@ impl NaivePool {
         (first..self.blocks.len()).collect()
     }
 
-    pub(crate) fn allocate(&mut self, n: u64, group: usize, agent: u8) -> Result<Vec<usize>, Refusal> {
+    pub(crate) fn allocate(
+        &mut self,
+        n: u64,
+        group: usize,
+        agent: u8,
+    ) -> Result<Vec<usize>, Refusal> {
         let cap = self.groups[group].max_blocks_per_agent.unwrap_or(u64::MAX);
         let n = n.min(cap - self.held_by(agent, group).len() as u64);
         self.make_room(&[(group, n)], 0)?;
@@ -138,7 +143,11 @@ impl NaivePool {
         self.groups.iter().enumerate().map(lacks).collect()
     }
 
-    pub(crate) fn allocate_tokens(&mut self, agent: u8, n_tokens: u64) -> Result<Vec<usize>, Refusal> {
+    pub(crate) fn allocate_tokens(
+        &mut self,
+        agent: u8,
+        n_tokens: u64,
+    ) -> Result<Vec<usize>, Refusal> {
         if n_tokens == 0 {
             return Err(Refusal::Other);
         }

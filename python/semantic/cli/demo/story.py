@@ -1,0 +1,113 @@
+"""The story of a demo from the model to the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from tokenizers import Tokenizer
+
+from semantic.cli.demo.agents import run_pass
+from semantic.cli.demo.picture import draw
+from semantic.cli.demo.report import print_report, write_json
+from semantic.cli.demo.server import ServerProcess
+from semantic.cli.demo.turns import Pass, Settings
+from semantic.cli.demo.verdict import problems
+from semantic.testing.handbook import handbook_prompt
+from semantic.testing.tiny_models import gemma3_demo
+
+__all__ = ["tell"]
+
+_STOCK = ("-m", "mlx_lm", "server")
+_OURS = ("-m", "semantic.cli", "serve")
+# On a CPU, scores of 2,048 x 2,048 cost more than the rest; the same for both servers.
+_PREFILL = ("--prefill-step-size", "512")
+
+
+def tell(settings: Settings, out: Path, cache_folder: Path, *, rows: Path | None) -> list[str]:
+    """Run the whole demo and print it.
+
+    Args:
+        settings: How large it is.
+        out: Folder for logs and the picture.
+        cache_folder: Folder for the model.
+        rows: File for the raw numbers, if any.
+
+    Returns:
+        What went wrong, one line each.
+
+    Raises:
+        DemoError: When a server fails.
+        OSError: When a folder or file cannot be written.
+    """
+    console = Console()
+    out.mkdir(parents=True, exist_ok=True)
+    model = gemma3_demo(cache_folder)
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    prompt = handbook_prompt(settings.system_tokens, lambda text: len(tokenizer.encode(text).ids))
+    console.print(
+        f"{settings.agents} agents share a system prompt of {len(tokenizer.encode(prompt).ids)} "
+        f"tokens and take {settings.turns} turns each. Model: {model}"
+    )
+    options = ("--model", str(model), *_PREFILL)
+    ours_command = (*_OURS, *options, "--kv-memory", str(settings.kv_memory_bytes))
+    stock, ours, together = _three_passes(console, settings, prompt, out, options, ours_command)
+
+    wrong = problems(stock, ours)
+    print_report(console, stock, ours, together)
+    picture = out / "pool.png"
+    draw(picture, [ours, together])
+    console.print(f"Picture: {picture}   Server logs: {out}/*.log")
+    if rows is not None:
+        write_json(rows, settings, [stock, ours, together], wrong)
+        console.print(f"Rows: {rows}")
+    _print_verdict(console, wrong)
+    return wrong
+
+
+def _three_passes(
+    console: Console,
+    settings: Settings,
+    prompt: str,
+    out: Path,
+    options: Sequence[str],
+    ours_command: Sequence[str],
+) -> tuple[Pass, Pass, Pass]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+
+        def one_pass(name: str, command: Sequence[str], *, at_once: bool, stats: bool) -> Pass:
+            task = progress.add_task(name, total=settings.agents * settings.turns)
+            log_name = name.replace(" ", "-")
+            with ServerProcess(log_name, command, out) as server:
+                return run_pass(
+                    name,
+                    server.client,
+                    settings,
+                    prompt,
+                    at_once=at_once,
+                    has_stats=stats,
+                    on_turn=lambda _: progress.advance(task),
+                )
+
+        return (
+            one_pass("stock", (*_STOCK, *options), at_once=False, stats=False),
+            one_pass("semantic", ours_command, at_once=False, stats=True),
+            one_pass("semantic at once", ours_command, at_once=True, stats=True),
+        )
+
+
+def _print_verdict(console: Console, wrong: list[str]) -> None:
+    if not wrong:
+        console.print("[green]Every text equals stock, and the shared prompt was shared.[/]")
+        return
+    console.print(f"[bold red]{len(wrong)} problem(s):[/]")
+    for line in wrong:
+        console.print(f"  {line}", markup=False, highlight=False)
