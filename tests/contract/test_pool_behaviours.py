@@ -104,6 +104,20 @@ def test_b02_released_and_touched_blocks_go_last(pool_class: PoolClass) -> None:
     assert pool.drain_evicted() == [ids[1], ids[0], ids[5], ids[4], ids[3], ids[2]]
 
 
+def one_of_each(pool: Any) -> dict[str, list[int]]:
+    """Two blocks in every state, by the operation that is for them."""
+    staged, sealed, leased = pool.stage("global", 2), cached(pool, 2), pool.stage("global", 2)
+    pool.publish(leased, leases=1)
+    return {
+        "free": pool.allocate(2),
+        "abandon": staged,
+        "publish": staged,
+        "acquire": sealed,
+        "release": leased,
+        "evict": sealed,
+    }
+
+
 @pytest.mark.parametrize("fault", ["double", "twice", "unknown", "foreign", "outdated", "evicted"])
 @pytest.mark.parametrize("operation", ["free", "abandon", "publish", "acquire", "release", "evict"])
 def test_b03_a_wrong_id_is_refused_even_at_the_end_of_a_list(
@@ -111,35 +125,28 @@ def test_b03_a_wrong_id_is_refused_even_at_the_end_of_a_list(
 ) -> None:
     pool = pool_class(dense_spec(), total_blocks=10)
     other = pool_class(dense_spec(), total_blocks=10)
-    outdated = pool.allocate(1)
-    pool.free(outdated)
+    # The same program in another pool, and in this one before: ids that differ in the pool alone.
+    foreign, outdated = one_of_each(other), one_of_each(pool)
+    pool.free(outdated["free"])
+    pool.abandon(outdated["abandon"])
+    pool.release(outdated["release"])
     pool.reconfigure(dense_spec())
+    valid = one_of_each(pool)[operation]
+
     double = pool.allocate(1)
     pool.free(double)
     evicted = cached(pool, 1)
     pool.evict(evicted)
-
-    held, staged, sealed, leased = pool.allocate(2), pool.stage("global", 2), cached(pool, 2), []
-    leased += pool.stage("global", 2)
-    pool.publish(leased, leases=1)
-    valid = {
-        "free": held,
-        "abandon": staged,
-        "publish": staged,
-        "acquire": sealed,
-        "release": leased,
-        "evict": sealed,
-    }[operation]
     wrong = {
         "double": double[0],
-        "twice": valid[0],
+        "twice": valid[1],
         "unknown": 2**62,
-        "foreign": other.allocate(1)[0],
-        "outdated": outdated[0],
+        "foreign": foreign[operation][0],
+        "outdated": outdated[operation][0],
         "evicted": evicted[0],
     }[fault]
     call = getattr(pool, operation)
-    error = refused(pool, BlockOperationError, call, [*valid, wrong])
+    error = refused(pool, BlockOperationError, call, [valid[1], wrong])
     assert error.block_id == wrong
     call(valid)
     books(pool)

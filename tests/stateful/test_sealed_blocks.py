@@ -89,9 +89,11 @@ class SealedBlocksMachine(RuleBasedStateMachine):
             assert report.published_tokens == len(tokens)
             assert self.sealed.plan(pack([*tokens, -1])).n_tokens == len(tokens)
 
-    @rule(parts=segments)
-    def hit(self, parts):
-        tokens = [*spelled(parts), -1]
+    @rule(parts=segments, cut=st.integers(0, 3))
+    def hit(self, parts, cut):
+        """Ask for the sequence and more, or for all but its last tokens."""
+        tokens = spelled(parts)
+        tokens = tokens[: len(tokens) - cut] if 0 < cut < len(tokens) else [*tokens, -1]
         hold = self.sealed.hold(pack(tokens))
         self.check_rows(hold, tokens)
         self.check_length(hold.plan.n_tokens, tokens)
@@ -108,6 +110,8 @@ class SealedBlocksMachine(RuleBasedStateMachine):
     @rule(blocks=st.integers(1, 10))
     def evict(self, blocks):
         self.sealed.evict_bytes(blocks * self.spec.groups[0].bytes_per_block)
+        for hold, tokens in self.holds:  # b11, b12: what is held is never a victim
+            assert self.sealed.plan(pack(tokens)).n_tokens >= hold.plan.n_tokens
 
     @rule(blocks=st.integers(1, 10))
     def somebody_allocates(self, blocks):
@@ -136,7 +140,8 @@ class SealedBlocksMachine(RuleBasedStateMachine):
         whole = [len(e) for e in ends if len(e) < len(tokens) and tuple(tokens[: len(e)]) == e]
         assert found >= max(whole, default=0)
         if all(group.window is None for group in self.spec.groups):
-            assert found == max((common(e, tokens) for e in ends), default=0)
+            shared = max((common(e, tokens) for e in ends), default=0)
+            assert found == min(shared, len(tokens) - 1)
 
     @staticmethod
     def tokens_of(checkpoint):

@@ -8,15 +8,21 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
+import mlx_lm.server as mlx_server
 import pytest
 
-server_adapter = pytest.importorskip(
-    "semantic.adapters.mlx_lm.server", reason="the server adapter is not importable"
-)
-http_server = pytest.importorskip("semantic.adapters.mlx_lm.http_server")
-mlx_server = pytest.importorskip("mlx_lm.server", reason="MLX cannot run on this platform")
+from semantic.adapters.mlx_lm import http_server
+from semantic.adapters.mlx_lm.server import ServerError, launch, options_help
 
-from semantic.adapters.mlx_lm.server import ServerError, launch, options_help  # noqa: E402
+
+class FakeCache:
+    """A prompt cache that is only handed around."""
+
+    def __init__(self, **_: int) -> None:
+        self.running: list[int] = []
+
+    def report_running(self, n_bytes: int) -> None:
+        self.running.append(n_bytes)
 
 
 class FakeGenerator:
@@ -53,7 +59,7 @@ def limits_of(argv: list[str], kv_memory: int | None) -> tuple[dict[str, int], A
 
     def new_cache(**limits: int) -> object:
         seen.update(limits)
-        return object()
+        return FakeCache()
 
     with pytest.raises(ServerError, match="generation thread died"):
         launch([*argv, "--port", "0"], kv_memory=kv_memory, new_cache=new_cache)
@@ -117,7 +123,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(made: list[FakeGenerato
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(ServerError, match=rf"port {port} .* in use.* --port"):
-            launch(["--port", str(port)], new_cache=lambda **_: object())
+            launch(["--port", str(port)], new_cache=FakeCache)
     assert not made
 
 
@@ -134,7 +140,7 @@ def test_a_wrong_address_is_refused_before_anything_starts(
     made: list[FakeGenerator], argv: list[str], why: str
 ) -> None:
     with pytest.raises(ServerError, match=why):
-        launch(argv, new_cache=lambda **_: object())
+        launch(argv, new_cache=FakeCache)
     assert not made
 
 
@@ -160,7 +166,7 @@ def test_ready_is_told_with_the_port_that_was_bound(made: list[FakeGenerator]) -
     with pytest.raises(ServerError, match="died"):
         launch(
             ["--port", "0"],
-            new_cache=lambda **_: object(),
+            new_cache=FakeCache,
             on_ready=lambda host, port: ready.append((host, port)),
         )
     ((host, port),) = ready
@@ -173,9 +179,9 @@ def test_a_generation_thread_that_does_not_end_is_told(
 ) -> None:
     never = threading.Event()
     monkeypatch.setattr(FakeGenerator, "stop_and_join", lambda self: never.wait())
-    monkeypatch.setattr(server_adapter, "_STOP_SECONDS", 0.2)
+    monkeypatch.setattr("semantic.adapters.mlx_lm.server._STOP_SECONDS", 0.2)
     with pytest.raises(ServerError, match="still busy") as caught:
-        launch(["--port", "0"], new_cache=lambda **_: object())
+        launch(["--port", "0"], new_cache=FakeCache)
     assert caught.value.still_running
     never.set()
 
@@ -185,7 +191,7 @@ def test_other_ranks_of_a_group_generate_and_do_not_listen(
 ) -> None:
     group = SimpleNamespace(rank=lambda: 1, size=lambda: 1)
     monkeypatch.setattr(mlx_server.mx.distributed, "init", lambda: group)
-    launch(["--port", "0"], new_cache=lambda **_: object())
+    launch(["--port", "0"], new_cache=FakeCache)
     assert made[-1].joined
 
 
@@ -193,3 +199,23 @@ def test_the_servers_own_help_is_available() -> None:
     text = options_help()
     assert "--prefill-step-size" in text
     assert "--prompt-cache-bytes" in text
+
+
+def test_the_running_batch_is_metered() -> None:
+    from semantic.adapters.mlx_lm.running_batch import metered_generator
+
+    class Generator:
+        prompt_cache_nbytes = 7
+
+        def next(self) -> str:
+            return "responses"
+
+        def close(self) -> None:
+            self.closed = True
+
+    cache = FakeCache()
+    generator = metered_generator(Generator, cache.report_running)()
+    assert generator.next() == "responses"
+    generator.close()
+    assert generator.closed
+    assert cache.running == [7, 0]

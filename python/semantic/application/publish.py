@@ -8,6 +8,7 @@ from semantic.application.resources import Resources
 from semantic.application.sealed_blocks import Publication
 from semantic.domain.errors import (
     IncompatibleCacheError,
+    PoolConfigurationError,
     PoolExhaustedError,
     UnsupportedCacheError,
 )
@@ -23,6 +24,7 @@ _REASONS: tuple[tuple[type[Exception], CommitReason], ...] = (
     (UnsupportedCacheError, "unsupported"),
     (IncompatibleCacheError, "incompatible"),
     (PoolExhaustedError, "budget"),
+    (PoolConfigurationError, "budget"),  # a budget below one block
 )
 
 

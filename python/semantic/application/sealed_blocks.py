@@ -147,7 +147,7 @@ class SealedBlocks:
         for block in blocks:
             block.leases -= 1
         orphans = [block for block in blocks if block.block_id in self._orphans]
-        self._evict(self._index.released(blocks) + orphans)
+        self._give_back(self._index.released(blocks) + orphans)
 
     # Publication -------------------------------------------------------------------------------
 
@@ -247,7 +247,7 @@ class SealedBlocks:
                 self._pool.abandon(ids)
                 return Publication(CommitReport(0, "collision", str(error)))
             self._pool.publish(ids)
-            self._evict(surplus)
+            self._give_back(surplus)
             if len(tokens) < asked:
                 report = CommitReport(len(tokens), "budget", f"of {asked} tokens")
             else:
@@ -273,8 +273,8 @@ class SealedBlocks:
                 self._evict(blocks)
             return before - self._pool.snapshot().cached
 
-    def drop(self, checkpoint: Checkpoint) -> None:
-        """Forget a published end and what nothing else needs."""
+    def evict(self, checkpoint: Checkpoint) -> None:
+        """Let go of a published end and what nothing else needs."""
         with self._lock:
             self._forget_lost_blocks()
             self._evict(self._index.drop(checkpoint))
@@ -284,13 +284,14 @@ class SealedBlocks:
         with self._lock:
             checkpoint.agents.discard(agent_id)
             if not checkpoint.agents:
-                self.drop(checkpoint)
+                self._forget_lost_blocks()
+                self._give_back(self._index.drop(checkpoint))
 
     def clear(self) -> None:
         """Forget everything that no running sequence holds."""
         with self._lock:
             self._forget_lost_blocks()
-            self._evict(self._index.clear())
+            self._give_back(self._index.clear())
 
     def _make_room(self, n_bytes: int) -> bool:
         self._forget_lost_blocks()
@@ -305,6 +306,10 @@ class SealedBlocks:
         return True
 
     def _evict(self, blocks: Sequence[SealedBlock]) -> None:
+        self.evicted_blocks += len(blocks)
+        self._give_back(blocks)
+
+    def _give_back(self, blocks: Sequence[SealedBlock]) -> None:
         """Give back blocks that the index let go; held ones follow when they are released."""
         gone = [block for block in blocks if not block.leases]
         for block in blocks:
@@ -312,7 +317,6 @@ class SealedBlocks:
                 self._orphans[block.block_id] = block
             else:
                 self._orphans.pop(block.block_id, None)
-        self.evicted_blocks += len(gone)
         ids = [block.block_id for block in gone]
         while True:
             try:
@@ -333,5 +337,5 @@ class SealedBlocks:
     def _forget(self, lost: Collection[int]) -> bool:
         self.evicted_blocks += len(lost)
         if lost:
-            self._evict(self._index.discard(lost))
+            self._give_back(self._index.discard(lost))
         return bool(lost)

@@ -74,6 +74,7 @@ class PromptCache:
         self._materialiser = MlxMaterialiser()
         self._lock = threading.RLock()
         self._members: OrderedDict[_Member, Resources] = OrderedDict()
+        self._running_bytes = 0
 
     def __len__(self) -> int:
         """Remembered sequences, over all models."""
@@ -180,11 +181,18 @@ class PromptCache:
         kinds = dict.fromkeys((*_KINDS, *sequences, *n_bytes))
         return {k: {"n_sequences": sequences[k], "n_bytes": n_bytes[k]} for k in kinds}
 
+    def report_running(self, n_bytes: int) -> None:
+        """Tell what the server's own running caches hold: shown as live in `stats`, not limited."""
+        self._running_bytes = n_bytes
+
     def stats(self) -> dict[str, Any]:
         """Counters, sequences and bytes by class over all models, for monitoring."""
         members = self._each_member()
         snapshots = [member.pool.snapshot() for member in members]
-        classes = ("held", "live", "staging", "cached")
+        by_class = {
+            name: sum(getattr(snapshot, name) for snapshot in snapshots)
+            for name in ("held", "staging", "cached")
+        }
         ends = [(m.spec, c.end) for m in members for c in m.sealed.sequences()]
         return {
             **self._counters.as_dict(),
@@ -193,8 +201,9 @@ class PromptCache:
             "evicted_blocks": sum(member.sealed.evicted_blocks for member in members),
             "bytes": {
                 "total": self._budget.total,
-                "free": self._budget.free,
-                **{name: sum(getattr(s, name) for s in snapshots) for name in classes},
+                "free": max(0, self._budget.free - self._running_bytes),
+                "live": self._running_bytes,
+                **by_class,
             },
             "unshared_bytes": sum(spec.cached_bytes(end) for spec, end in ends),
         }
@@ -204,7 +213,7 @@ class PromptCache:
             for checkpoint in member.sealed.sequences():
                 if len(self) <= n_sequences:
                     return
-                member.sealed.drop(checkpoint)
+                member.sealed.evict(checkpoint)
 
     def _evict_bytes(self, n_bytes: int, spared: BlockPool | None = None) -> int:
         """Evict from the least recently used model on; the bytes that went."""

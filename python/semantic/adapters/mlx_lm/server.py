@@ -21,6 +21,7 @@ import logging
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ from semantic.adapters.mlx_lm.http_server import (
     handler_class,
     signals_ask,
 )
+from semantic.adapters.mlx_lm.running_batch import metered_generator
 
 __all__ = ["STATS_PATH", "ServerError", "launch", "options_help"]
 
@@ -47,6 +49,9 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
     "ResponseGenerator": ("model_provider", "prompt_cache"),
     "ResponseGenerator.stop_and_join": (),
     "ResponseGenerator.generation_available": (),
+    "BatchGenerator": ("model",),
+    "BatchGenerator.next": (),
+    "BatchGenerator.close": (),
     "APIHandler": ("response_generator",),
     "APIHandler.do_GET": (),
     "mx.distributed.init": (),
@@ -147,8 +152,15 @@ def _serve(
     if server.mx.distributed.init().rank() != 0:
         server.ResponseGenerator(model_provider, new_cache()).join()
         return
-    with HttpServer.bound(host, port, handler_class(server)) as httpd, signals_ask(httpd.stop):
-        httpd.generator = server.ResponseGenerator(model_provider, new_cache())
+    cache = new_cache()
+    batch = metered_generator(server.BatchGenerator, _meter_of(cache))
+    with (
+        HttpServer.bound(host, port, handler_class(server)) as httpd,
+        signals_ask(httpd.stop),
+        _replaced(server, "BatchGenerator", batch),
+    ):
+        httpd.generator = server.ResponseGenerator(model_provider, cache)
+        del cache  # it is the generation thread's, which drops it there
         try:
             _log.info("Serving at http://%s:%d", host, httpd.server_port)
             if on_ready is not None:
@@ -156,6 +168,18 @@ def _serve(
             httpd.serve_until_stopped()
         finally:
             _stop(httpd.generator, httpd.stop)
+
+
+def _meter_of(cache: Any) -> Callable[[int], None]:
+    """Where the running batch's bytes are reported, without keeping the cache alive."""
+    reference = weakref.ref(cache)
+
+    def report(n_bytes: int) -> None:
+        alive = reference()
+        if alive is not None:
+            alive.report_running(n_bytes)
+
+    return report
 
 
 def _stop(generator: Any, request: StopRequest) -> None:

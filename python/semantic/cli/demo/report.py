@@ -124,7 +124,7 @@ def _total_rows(one: Pass) -> dict[str, str]:
         "the same without sharing": format_size(unshared),
         "saved by sharing": f"{format_size(unshared - at_rest)}"
         f" ({_percent(unshared - at_rest, unshared)})",
-        "blocks evicted or superseded": str(end.count("evicted_blocks")),
+        "blocks evicted": str(end.count("evicted_blocks")),
         "cache failures": ", ".join(f"{why}: {n}" for why, n in failures.items()) or "none",
     }
 
