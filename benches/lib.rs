@@ -1,1 +1,1 @@
-//! Nothing: the benches are in the files beside this one.
+//! Empty: cargo wants a target besides the benches, which are the files beside this one.

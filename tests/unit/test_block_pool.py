@@ -446,6 +446,16 @@ def test_an_operation_takes_blocks_of_its_own_state_only(pool: BlockPool) -> Non
                 assert error.block_id == ids[0]
 
 
+def test_leases_are_counted_up_to_a_limit(pool: BlockPool) -> None:
+    ids = pool.stage("global", 2)
+    pool.publish(ids[:1], leases=2**32 - 1)
+    pool.publish(ids[1:])
+    error = refused(pool, BlockOperationError, pool.acquire, ids[::-1])
+    assert error.block_id == ids[0]
+    pool.release(ids[:1])
+    pool.acquire(ids[:1])
+
+
 def test_memory_is_found_by_evicting_the_least_recently_used(pool: BlockPool) -> None:
     old, new = cached(pool, 10), cached(pool, 10)
     pool.touch(old[:2])

@@ -115,3 +115,89 @@ fn agree(agrees: bool, what: impl FnOnce() -> String) -> Result<(), Error> {
 fn broken(what: &str) -> Error {
     Error::Broken { detail: format!("{what} do not agree with the slots") }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::blocks::Blocks;
+    use crate::budget::{Budget, Share, Terms};
+    use crate::error::Error;
+    use crate::group::{GroupId, GroupSpec, LayerType};
+    use crate::id::SlotIndex;
+    use crate::ledger::{Account, Charge};
+    use crate::pool::Pool;
+    use crate::slot::{BlockClass, State};
+
+    const GLOBAL: GroupId = GroupId(0);
+
+    /// Break a pool that has blocks in every state, and see what the check says.
+    fn complaint(damage: impl FnOnce(&mut Pool<'_>)) -> Option<String> {
+        let group = GroupSpec {
+            name: "global".into(),
+            layer_type: LayerType::Global,
+            bytes_per_block: 10,
+            max_blocks_per_agent: Some(3),
+            arrays_per_block: 1,
+        };
+        let mut budget = Budget::new(100).unwrap();
+        let mut share = Share::open(&mut budget, Terms::default()).unwrap();
+        let mut blocks = Blocks::new(vec![group], 10).unwrap();
+        let mut pool = Pool { budget: &mut budget, share: &mut share, blocks: &mut blocks };
+        let freed = pool.allocate(1, GLOBAL, "a1").unwrap();
+        pool.allocate(2, GLOBAL, "a1").unwrap();
+        let sealed = pool.stage(&[(GLOBAL, 3)]).unwrap();
+        pool.publish(&sealed, 0).unwrap();
+        pool.acquire(&sealed[..1]).unwrap();
+        pool.free(&freed).unwrap();
+        pool.check().unwrap();
+        damage(&mut pool);
+        match pool.check() {
+            Err(Error::Broken { detail }) => Some(detail),
+            _ => None,
+        }
+    }
+
+    fn says(what: &str, damage: impl FnOnce(&mut Pool<'_>)) {
+        let detail = complaint(damage).expect("the damage is seen");
+        assert!(detail.contains(what), "{detail:?} does not speak of {what:?}");
+    }
+
+    #[test]
+    fn every_damage_is_seen() {
+        let cached = |pool: &Pool<'_>| pool.blocks.eviction.first().unwrap();
+        says("blocks of group", |pool| pool.blocks.groups.get_mut(GLOBAL).counts.held += 1);
+        says("blocks of group", |pool| pool.blocks.slots[SlotIndex(1)].state = State::Staged);
+        says("free list", |pool| {
+            pool.blocks.slots[SlotIndex(0)].state = State::Free { next: Some(SlotIndex(0)) };
+        });
+        says("free list", |pool| {
+            pool.blocks.groups.get_mut(GLOBAL).free.pop(&mut pool.blocks.slots, GLOBAL);
+        });
+        says("cap", |pool| {
+            pool.blocks.groups.get_mut(GLOBAL).spec.max_blocks_per_agent = Some(1);
+        });
+        says("order of eviction", |pool| {
+            let index = cached(pool);
+            pool.blocks.eviction.unlink(&mut pool.blocks.slots, index);
+        });
+        says("order of eviction", |pool| {
+            let index = cached(pool);
+            pool.blocks.slots.relink(index, |links| links.after = None);
+        });
+        says("agent", |pool| {
+            pool.blocks.agents.enter("idle", 1);
+        });
+        says("held blocks", |pool| {
+            let index = pool.blocks.agents.find("a1").unwrap();
+            let agent = pool.blocks.agents.get_mut(index).unwrap();
+            agent.held_mut(GLOBAL).unlink(&mut pool.blocks.slots, SlotIndex(1));
+        });
+        says("bytes by class", |pool| {
+            let (cached, held) = (BlockClass::Cached, BlockClass::Held);
+            pool.share.transfer(Account::Block(cached), Account::Block(held), 10);
+        });
+        says("arrays", |pool| pool.blocks.arrays_max = 1);
+        assert_eq!(complaint(|_| {}), None);
+        let honest = |pool: &mut Pool<'_>| pool.charge(Charge::Live, 50).unwrap();
+        assert_eq!(complaint(honest), None);
+    }
+}
