@@ -78,7 +78,7 @@ sheet: $(VENV)/.built ## the memory sheet of the four reference models, as CSV a
 wheel: | $(BIN)/python ## a wheel and an sdist in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	$(BIN)/python -m pip install --quiet 'maturin>=1.9,<2'
-	$(BIN)/maturin sdist --quiet --out dist
+	$(BIN)/maturin sdist --out dist
 
 clean: ## remove everything that was built
 	rm -rf $(VENV) target dist htmlcov .coverage

@@ -85,6 +85,7 @@ def test_b02_a_freed_block_goes_out_before_a_cached_one(pool_class: PoolClass) -
     pool.free(pool.allocate(6))
     pool.allocate(6)
     assert pool.drain_evicted() == []
+    assert books(pool)["groups"][0]["free_slots"] == 0
 
 
 def test_b02_the_tail_of_a_sequence_goes_before_its_head(pool_class: PoolClass) -> None:

@@ -405,6 +405,14 @@ def test_configurations_that_cannot_work_are_refused(llama, gemma):
         CacheManager(llama.spec, llama.pool, policy=object())
 
 
+def test_a_reconfigured_pool_needs_a_new_manager(llama, gemma):
+    llama.turn("a", TOKENS)
+    llama.pool.reconfigure(gemma.spec)
+    assert llama.pool.snapshot().free == llama.pool.total_memory()
+    with pytest.raises(PoolConfigurationError, match="reconfigured"):
+        llama.memory.admit("a", TOKENS)
+
+
 def test_without_an_mlx_side_tensors_are_refused(llama):
     memory = cache_manager.CacheManager(llama.spec, llama.pool)
     with memory.admit("a", TOKENS) as lease:

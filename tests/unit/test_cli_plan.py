@@ -94,5 +94,21 @@ def test_a_broken_config_is_named(tmp_path):
         spec_of(str(tmp_path))
 
 
+def test_other_architectures_are_probed_and_need_mlx(tmp_path):
+    config = config_of("llama", model_type="granite", attention_multiplier=1.0)
+    config |= {"embedding_multiplier": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0}
+    config |= {"max_position_embeddings": 4096, "rope_theta": 10000.0, "tie_word_embeddings": True}
+    config |= {"attention_bias": False, "mlp_bias": False, "rope_scaling": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert spec_of(str(tmp_path)).n_layers == 3
+    code = (
+        "import sys; sys.modules['mlx'] = sys.modules['mlx.core'] = None\n"
+        "from semantic.cli.plan_sheet import spec_of\n"
+        f"spec_of({str(tmp_path)!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'semantic-kv[mlx]'" in done.stderr.splitlines()[-1]
+
+
 def test_the_presets_ship():
     assert {"gemma-3-12b", "gpt-oss-20b", "qwen2.5-14b", "llama-3.1-8b"} <= set(preset_names())

@@ -152,6 +152,7 @@ class CacheManager:
             PoolExhaustedError: The live peak does not fit, not even after evicting all that may
                 go; `bytes_short` says by how much. Nothing has changed.
             BlockValidationError: An empty prompt or agent id.
+            PoolConfigurationError: The pool serves another model by now.
         """
         agent_name(agent_id)
         prompt = packed_prompt(tokens)
@@ -172,6 +173,10 @@ class CacheManager:
     def _admit(
         self, agent_id: str, prompt: Tokens, max_new_tokens: int, prefill_step: int
     ) -> Lease:
+        if self._memory.pool.spec != self._memory.spec:
+            raise PoolConfigurationError(
+                "the pool was reconfigured: make a CacheManager for its new spec"
+            )
         hold = self._memory.sealed.hold(prompt)
         try:
             peak = self._memory.spec.live_peak_bytes(

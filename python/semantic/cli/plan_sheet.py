@@ -133,10 +133,19 @@ def spec_of(model: str) -> ModelCacheSpec:
     try:
         dtype = kv_dtype_of(config)
         return ModelCacheSpec.from_model(SimpleNamespace(args=config), kv_dtype=dtype)
-    except ModelSpecValidationError:
-        from semantic.mlx import spec_from_config
+    except ModelSpecValidationError as refusal:
+        return _probed(config, refusal)
 
-        return spec_from_config(config)
+
+def _probed(config: dict[str, Any], refusal: ModelSpecValidationError) -> ModelCacheSpec:
+    try:
+        from semantic.mlx import spec_from_config
+    except ImportError as error:
+        raise ModelSpecValidationError(
+            f"{refusal}; that needs MLX: pip install 'semantic-kv[mlx]'",
+            attribute=refusal.attribute,
+        ) from error
+    return spec_from_config(config)
 
 
 def _config_of(model: str) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""The README's examples run as they stand there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.conftest import random_tokens
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_library_example_continues_a_conversation(model_of, capsys):
+    import mlx.core as mx
+    from mlx_lm.generate import generate_step
+    from mlx_lm.models.cache import make_prompt_cache
+
+    (example,) = [block for block in blocks("python") if "CacheManager" in block]
+    assert len([line for line in example.splitlines() if line.strip()]) <= 12
+    names = {
+        "mx": mx,
+        "generate_step": generate_step,
+        "make_prompt_cache": make_prompt_cache,
+        "model": model_of("gemma3_text"),
+        "tokens": random_tokens(300),
+    }
+    exec(example, names)
+    memory, tokens = names["memory"], names["tokens"]
+    assert len(tokens) == 300 + 256
+    assert memory.pool.used_memory() == 0
+    with memory.admit("agent-1", [*tokens, 1]) as lease:
+        assert lease.cached_tokens == len(tokens)
+    assert "PoolSnapshot" in capsys.readouterr().out
+
+
+def test_the_drop_in_example(model_of):
+    from tests.conftest import feed, fresh_caches
+
+    (example,) = [block for block in blocks("python") if "PromptCache" in block]
+    tokens = random_tokens(300)
+    model = model_of("gemma3_text")
+    caches = fresh_caches(model)
+    feed(model, tokens, caches)
+    example = re.sub(r"^caches, rest = (.*?)( #.*)?$", r"first = \1", example, flags=re.MULTILINE)
+    names = {"model_key": "m", "tokens": tokens, "caches": caches}
+    exec(example, names)
+    assert names["first"] == (None, tokens)
+    again, rest = names["prompt_cache"].fetch_nearest_cache("m", [*tokens, 5])
+    assert (again[0].offset, rest) == (300, [5])
+
+
+def test_the_commands_exist():
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"`?make ([a-z-]+)", README):
+        assert f"\n{target}:" in makefile, target
+    for link in re.findall(r"`(project/[\w./-]+)`", README):
+        assert (Path(__file__).parents[2] / link).exists(), link
