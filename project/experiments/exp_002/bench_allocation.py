@@ -63,6 +63,7 @@ class Samples:
         percentiles = statistics.quantiles(self.calls_ns, n=1000)
         quartiles = statistics.quantiles(self.rows_ns, n=4)
         return {
+            "row_mean": round(statistics.fmean(self.rows_ns), 1),
             "row_median": round(quartiles[1], 1),
             "row_quartile_1": round(quartiles[0], 1),
             "row_quartile_3": round(quartiles[2], 1),
@@ -167,19 +168,15 @@ def machine() -> dict[str, str]:
 
 
 def record(results: dict[str, Samples], summary: dict[str, object]) -> None:
-    """Write the summary as JSON, every call as a histogram, and every row as it is."""
+    """Write the summary as JSON, and every call and row as a histogram."""
     (HERE / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    with (HERE / "calls.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["operation", "from_ns", "calls"])
+    with (HERE / "histogram.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["operation", "timed", "from_ns", "count"])
         for name, samples in results.items():
-            bins = Counter(ns // BIN_NS * BIN_NS for ns in samples.calls_ns)
-            rows.writerows([name, ns, bins[ns]] for ns in sorted(bins))
-    with (HERE / "rows.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["operation", "row", "ns_per_call"])
-        for name, samples in results.items():
-            rows.writerows([name, n, f"{ns:.1f}"] for n, ns in enumerate(samples.rows_ns))
+            for timed, values in (("call", samples.calls_ns), ("row", samples.rows_ns)):
+                bins = Counter(int(ns) // BIN_NS * BIN_NS for ns in values)
+                table.writerows([name, timed, ns, bins[ns]] for ns in sorted(bins))
 
 
 def main() -> None:
