@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from semantic.domain.entities import AgentBlocks
 from semantic.domain.errors import PoolExhaustedError, SemanticError
@@ -41,16 +47,27 @@ def specs() -> st.SearchStrategy[ModelCacheSpec]:
     )
 
 
-_sizes = st.one_of(st.integers(0, 6), st.sampled_from([40, 2**63, 2**64, 2**70]))
-_odd = st.sampled_from([-1, True, 1.5, "1", None])
-_counts = st.integers(0, 19).flatmap(lambda n: _odd if n == 0 else _sizes)
-_tokens = st.one_of(st.integers(0, 2000), st.sampled_from([2**64, -1]))
-_bytes = st.one_of(st.integers(0, 4 * _BLOCK_BYTES), st.sampled_from([2**64, -1]))
-_groups = st.sampled_from(
-    ["global", "sliding_window", "sliding_window.1", "chunked", "state", "nonsense"]
-)
-_agents = st.sampled_from(["a1", "a2", "a3", ""])
-_kinds = st.sampled_from(["live", "staging", "cached"])
+def _mostly(common: st.SearchStrategy[Any], *odd: object) -> st.SearchStrategy[Any]:
+    """`common`, and once in a while something that ought to be refused."""
+    return st.integers(0, 9).flatmap(lambda n: st.sampled_from(odd) if n == 9 else common)
+
+
+_counts = _mostly(st.integers(0, 6), 40, 2**63, 2**64, 2**70, -1, True, 1.5, "1", None)
+_tokens = _mostly(st.integers(1, 2000), 0, -1, 2**64)
+_bytes = _mostly(st.integers(0, 4 * _BLOCK_BYTES), -1, 2**64)
+_agents = _mostly(st.sampled_from(["a1", "a2"]), "a3", "")
+_kinds = _mostly(st.sampled_from(["live", "staging"]), "cached")
+
+_MEANT_FOR = {
+    "free": ("held",),
+    "abandon": ("staged",),
+    "publish": ("staged",),
+    "acquire": ("leased", "cached"),
+    "release": ("leased",),
+    "touch": ("leased", "cached"),
+    "evict": ("cached",),
+}
+"""The states that each operation on ids accepts."""
 
 
 @dataclass
@@ -71,10 +88,10 @@ class PoolMachine(RuleBasedStateMachine):
     @initialize(
         first=specs(),
         second=specs(),
-        blocks=st.integers(16, 40),
+        blocks=st.integers(16, 60),
         minimum=st.integers(0, 8),
         maximum=st.one_of(st.none(), st.integers(9, 30)),
-        arrays=st.sampled_from([12, 30, 1000]),
+        arrays=st.sampled_from([20, 60, 1000]),
     )
     def open_pools(
         self,
@@ -101,80 +118,113 @@ class PoolMachine(RuleBasedStateMachine):
             ),
         ]
 
-    @rule(data=st.data(), n=_counts, group=_groups, agent=_agents)
-    def allocate(self, data: st.DataObject, n: Any, group: str, agent: str) -> None:
+    @rule(data=st.data(), n=_counts, agent=_agents)
+    def allocate(self, data: st.DataObject, n: Any, agent: str) -> None:
         """Blocks of one group for an agent."""
-        self._both(data, lambda pool, _: pool.allocate(n, group, agent))
+        twins = self._pick(data)
+        group = self._draw_group(data, twins)
+        self._on(twins, _calling("allocate", n, group, agent))
 
     @rule(data=st.data(), agent=_agents, n_tokens=_tokens)
     def allocate_tokens(self, data: st.DataObject, agent: str, n_tokens: int) -> None:
         """Blocks of all groups for an agent."""
-        self._both(data, lambda pool, _: pool.allocate_tokens(agent, n_tokens))
+        self._on(self._pick(data), _calling("allocate_tokens", agent, n_tokens))
 
     @rule(data=st.data(), agent=_agents)
     def free_agent(self, data: st.DataObject, agent: str) -> None:
         """Everything of an agent goes."""
-        self._both(data, lambda pool, _: pool.free_agent(agent))
+        self._on(self._pick(data), _calling("free_agent", agent))
 
-    @rule(data=st.data(), group=_groups, n=_counts)
-    def stage(self, data: st.DataObject, group: str, n: Any) -> None:
+    @rule(data=st.data(), n=_counts)
+    def stage(self, data: st.DataObject, n: Any) -> None:
         """Blocks that are about to be filled."""
-        self._both(data, lambda pool, _: pool.stage(group, n))
+        twins = self._pick(data)
+        self._on(twins, _calling("stage", self._draw_group(data, twins), n))
 
-    @rule(data=st.data(), group=_groups, n=st.integers(1, 6), leases=st.integers(0, 2))
-    def store(self, data: st.DataObject, group: str, n: int, leases: int) -> None:
+    @rule(data=st.data(), n=st.integers(1, 6), leases=st.sampled_from([0, 0, 1, 2]))
+    def store(self, data: st.DataObject, n: int, leases: int) -> None:
         """Staged and published at once: what most programs are made of."""
         twins = self._pick(data)
-        ids = self._on(twins, lambda pool, _: pool.stage(group, n), ())
+        ids = self._on(twins, _calling("stage", self._draw_group(data, twins), n))
         if isinstance(ids, list):
             self._on(twins, lambda pool, translated: pool.publish(translated, leases), ids)
 
-    @rule(data=st.data(), operation=st.sampled_from(["free", "abandon", "evict"]))
-    def give_back(self, data: st.DataObject, operation: str) -> None:
-        """Ids of any kind go back, most of them refused."""
-        self._both(data, lambda pool, ids: getattr(pool, operation)(ids), with_ids=True)
+    @precondition(lambda self: self._meant_for("free"))
+    @rule(data=st.data())
+    def free(self, data: st.DataObject) -> None:
+        """Held blocks go back."""
+        self._on_ids(data, "free")
 
-    @rule(data=st.data(), operation=st.sampled_from(["acquire", "release", "touch", "publish"]))
-    def use(self, data: st.DataObject, operation: str) -> None:
-        """Leases come and go."""
-        self._both(data, lambda pool, ids: getattr(pool, operation)(ids), with_ids=True)
+    @precondition(lambda self: self._meant_for("abandon"))
+    @rule(data=st.data())
+    def abandon(self, data: st.DataObject) -> None:
+        """Staged blocks go back."""
+        self._on_ids(data, "abandon")
+
+    @precondition(lambda self: self._meant_for("publish"))
+    @rule(data=st.data())
+    def publish(self, data: st.DataObject) -> None:
+        """Staged blocks come to rest."""
+        self._on_ids(data, "publish")
+
+    @precondition(lambda self: self._meant_for("acquire"))
+    @rule(data=st.data())
+    def acquire(self, data: st.DataObject) -> None:
+        """One more lease."""
+        self._on_ids(data, "acquire")
+
+    @precondition(lambda self: self._meant_for("release"))
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        """One lease less."""
+        self._on_ids(data, "release")
+
+    @precondition(lambda self: self._meant_for("touch"))
+    @rule(data=st.data())
+    def touch(self, data: st.DataObject) -> None:
+        """The order of eviction changes."""
+        self._on_ids(data, "touch")
+
+    @precondition(lambda self: self._meant_for("evict"))
+    @rule(data=st.data())
+    def evict(self, data: st.DataObject) -> None:
+        """Cached blocks go back."""
+        self._on_ids(data, "evict")
 
     @rule(data=st.data())
     def drain_evicted(self, data: st.DataObject) -> None:
         """The same blocks were evicted, in the same order."""
-        self._both(data, lambda pool, _: pool.drain_evicted())
+        self._on(self._pick(data), _calling("drain_evicted"))
 
     @rule(data=st.data(), kind=_kinds, n_bytes=_bytes)
     def charge(self, data: st.DataObject, kind: Any, n_bytes: int) -> None:
         """Plain bytes are taken."""
-        self._both(data, lambda pool, _: pool.charge(kind, n_bytes))
+        self._on(self._pick(data), _calling("charge", kind, n_bytes))
 
     @rule(data=st.data(), kind=_kinds, n_bytes=_bytes)
     def discharge(self, data: st.DataObject, kind: Any, n_bytes: int) -> None:
         """Plain bytes go back."""
-        self._both(data, lambda pool, _: pool.discharge(kind, n_bytes))
+        self._on(self._pick(data), _calling("discharge", kind, n_bytes))
 
-    @rule(data=st.data(), spec=specs())
-    def reconfigure(self, data: st.DataObject, spec: ModelCacheSpec) -> None:
-        """Another model: refused while anything is in use."""
+    @rule(
+        data=st.data(),
+        spec=specs(),
+        left=st.sampled_from(["everything", "nothing", "nothing", "live", "staging"]),
+    )
+    def reconfigure(self, data: st.DataObject, spec: ModelCacheSpec, left: Any) -> None:
+        """Another model, as things are, or once all is given back, or all but a byte."""
         twins = self._pick(data)
-        self._on(twins, lambda pool, _: pool.reconfigure(spec), ())
-        assert twins.native.spec == twins.reference.spec
-
-    @rule(data=st.data(), left=st.sampled_from(["nothing", "live", "staging"]))
-    def empty_and_reconfigure(self, data: st.DataObject, left: Any) -> None:
-        """Another model, once everything is given back, or all but a byte."""
-        twins = self._pick(data)
-        self._empty(twins)
-        if left != "nothing":
-            self._on(twins, _calling("charge", left, 1), ())
-        self._on(twins, lambda pool, _: pool.reconfigure(hybrid_spec()), ())
+        if left != "everything":
+            self._empty(twins)
+        if left in ("live", "staging"):
+            self._on(twins, _calling("charge", left, 1))
+        self._on(twins, _calling("reconfigure", spec))
         assert twins.native.spec == twins.reference.spec
 
     @rule(data=st.data(), n_tokens=_tokens)
     def predict(self, data: st.DataObject, n_tokens: int) -> None:
         """How many more agents fit."""
-        self._both(data, lambda pool, _: pool.max_batch_size(n_tokens))
+        self._on(self._pick(data), _calling("max_batch_size", n_tokens))
 
     @invariant()
     def readings_are_equal(self) -> None:
@@ -209,40 +259,43 @@ class PoolMachine(RuleBasedStateMachine):
 
     # How both are asked ------------------------------------------------------------------------
 
-    def _both(
-        self,
-        data: st.DataObject,
-        operation: _Operation,
-        *,
-        with_ids: bool = False,
-    ) -> None:
-        twins = self._pick(data)
-        self._on(twins, operation, self._draw_ids(data, twins) if with_ids else ())
-
     def _pick(self, data: st.DataObject) -> _Twins:
         return data.draw(st.sampled_from(self.twins))
 
-    def _draw_ids(self, data: st.DataObject, twins: _Twins) -> list[Any]:
-        """Mostly blocks of one state, so that operations succeed; sometimes anything at all."""
+    def _draw_group(self, data: st.DataObject, twins: _Twins) -> str:
+        names = [group.name for group in twins.reference.spec.groups]
+        odd = "sliding_window", "state", "nonsense"
+        group: str = data.draw(_mostly(st.sampled_from(names), *odd))
+        return group
+
+    def _meant_for(self, operation: str) -> list[_Twins]:
+        """The twins that have blocks for the operation."""
+        states = _MEANT_FOR[operation]
+        blocks = [(twins, twins.reference.blocks.values()) for twins in self.twins]
+        return [twins for twins, of in blocks if any(block.state in states for block in of)]
+
+    def _on_ids(self, data: st.DataObject, operation: str) -> None:
+        """Mostly blocks that the operation is for; sometimes anything, or one of them again."""
+        twins = data.draw(st.sampled_from(self._meant_for(operation)))
         blocks = twins.reference.blocks
-        state = data.draw(st.sampled_from(["held", "staged", "leased", "cached", "anything"]))
         native_of = {theirs: ours for ours, theirs in self.reference_of.items()}
-        fitting = [native_of[i] for i, block in blocks.items() if block.state == state]
-        ids: list[Any] = []
-        if fitting:
-            ids = data.draw(st.lists(st.sampled_from(fitting), max_size=8, unique=True))
-        if not fitting or data.draw(st.integers(0, 4)) == 0:
-            known = st.sampled_from([*self.reference_of, 0])
-            again = st.sampled_from(ids or [0])
+        meant = [native_of[i] for i, b in blocks.items() if b.state in _MEANT_FOR[operation]]
+        ids: list[Any] = data.draw(
+            st.lists(st.sampled_from(meant), min_size=1, max_size=8, unique=True)
+        )
+        if data.draw(st.integers(0, 3)) == 0:
+            living = st.sampled_from([native_of[i] for i in blocks])
+            ever = st.sampled_from([*self.reference_of, 0])
+            again = st.sampled_from(ids)
             strange = st.sampled_from([-1, 7, 2**62, 2**64, True, 1.0, "7"])
-            ids += data.draw(st.lists(st.one_of(known, again, strange), max_size=2))
-        return ids
+            ids += data.draw(st.lists(st.one_of(living, ever, again, strange), max_size=2))
+        self._on(twins, lambda pool, translated: getattr(pool, operation)(translated), ids)
 
     def _on(
         self,
         twins: _Twins,
         operation: _Operation,
-        ids: Sequence[Any],
+        ids: Sequence[Any] = (),
     ) -> object:
         ours = _outcome(lambda: operation(twins.native, list(ids)))
         translated = [i if isinstance(i, bool) else self.reference_of.get(i, i) for i in ids]
@@ -279,13 +332,13 @@ class PoolMachine(RuleBasedStateMachine):
         blocks = twins.reference.blocks
         native_of = {theirs: ours for ours, theirs in self.reference_of.items()}
         for agent in sorted({block.agent for block in blocks.values() if block.state == "held"}):
-            self._on(twins, _calling("free_agent", agent), ())
+            self._on(twins, _calling("free_agent", agent))
         staged = [native_of[i] for i, block in blocks.items() if block.state == "staged"]
         self._on(twins, lambda pool, ids: pool.abandon(ids), staged)
         while leased := [native_of[i] for i, block in blocks.items() if block.state == "leased"]:
             self._on(twins, lambda pool, ids: pool.release(ids), leased)
         for kind, n_bytes in list(twins.reference.charged.items()):
-            self._on(twins, _calling("discharge", kind, n_bytes), ())
+            self._on(twins, _calling("discharge", kind, n_bytes))
 
 
 def _calling(name: str, *arguments: object) -> _Operation:

@@ -429,8 +429,8 @@ class ReferencePool:
         for block_id in ids:
             if block_id not in self.blocks or self.blocks[block_id].state not in states:
                 raise BlockOperationError(f"block {block_id} is not {states}", block_id=block_id)
-        for block_id in ids:
-            if list(ids).count(block_id) > 1:
+        for n, block_id in enumerate(ids):
+            if block_id in ids[:n]:
                 raise BlockOperationError(f"block {block_id} twice", block_id=block_id)
         return list(ids)
 

@@ -1,5 +1,7 @@
 //! The blocks of one pool and the states they are in; of bytes and budgets this module knows nothing.
 
+use std::collections::HashSet;
+
 use crate::agent::Agents;
 use crate::chain::Chain;
 use crate::error::Error;
@@ -153,7 +155,7 @@ impl Blocks {
     }
 }
 
-/// An id that is in the list more than once.
+/// The id that is the first to come for the second time.
 fn repeated(ids: &[BlockId]) -> Option<BlockId> {
     const FEW: usize = 16;
     if ids.len() <= FEW {
@@ -162,12 +164,25 @@ fn repeated(ids: &[BlockId]) -> Option<BlockId> {
     }
     let mut sorted = ids.to_vec();
     sorted.sort_unstable();
-    sorted.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
+    if sorted.windows(2).all(|pair| pair[0] != pair[1]) {
+        return None;
+    }
+    let mut seen = HashSet::new();
+    ids.iter().copied().find(|&id| !seen.insert(id))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_to_come_again_is_named() {
+        for n in [2, 8, 20] {
+            let mut ids: Vec<_> = (0..n).map(BlockId::from_raw).collect();
+            ids.extend((0..n).rev().map(BlockId::from_raw));
+            assert_eq!(repeated(&ids), Some(BlockId::from_raw(n - 1)));
+        }
+    }
 
     #[test]
     fn a_repeated_id_is_found_in_short_and_long_lists() {
