@@ -112,7 +112,8 @@ def test_conversations_continue_as_if_recomputed(request, name):
         if len(tokens) > 850:
             conversations[agent] = list(system)
     assert hits > 24 * 300
-    assert cache.stats()["failures"] in ({}, {"budget": cache.stats()["failures"].get("budget")})
+    assert set(cache.stats()["failures"]) <= {"budget"}
+    assert cache.stats()["failures"].get("budget", 0) <= 4
 
 
 def test_agents_share_a_system_prompt_that_ends_inside_a_block(gemma):
@@ -295,3 +296,94 @@ def test_stats_add_up(llama):
     assert (stats["sequences"], stats["blocks"]) == (2, 4)
     assert sum(v for k, v in stats["bytes"].items() if k != "total") == stats["bytes"]["total"]
     assert (stats["requests"], stats["cached_tokens"]) == (1, 512)
+
+
+def test_rows_that_a_batch_padded_are_never_taken_for_positions(model_of):
+    """Right padding leaves rubbish at the front of an overshot ring that is extracted."""
+    from mlx_lm.generate import BatchGenerator
+
+    model = model_of("gemma3_text")
+    spec = probe(model)
+    prompts = [random_tokens(1400, seed=1), random_tokens(640, seed=2)]
+    generator = BatchGenerator(model, max_tokens=2, prefill_step_size=512)
+    segments = [[prompts[0][:1390], prompts[0][1390:]], [prompts[1][:600], prompts[1][600:]]]
+    uids = generator.insert_segments(segments)
+    saved = {}
+    for _ in range(8):
+        responses, _ = generator.next()
+        ended = [r.uid for r in responses if r.end_of_segment and not r.end_of_prompt]
+        for uid, (caches, tokens) in generator.extract_cache(ended).items():
+            saved.setdefault((uid, len(tokens)), (caches, list(tokens)))
+    assert len(saved) >= 3
+    blocks = sum(group.bytes_per_block for group in spec.groups)
+    for (uid, length), (caches, tokens) in saved.items():
+        assert tokens == prompts[uids.index(uid)][:length]
+        for limit in (1 << 40, 4 * blocks, 2 * blocks + 1, blocks + 1):
+            cache = PromptCache(max_bytes=limit)
+            cache.insert_cache(KEY, tokens, caches)
+            for end in {c.end for m in cache._each_member() for c in m.sealed.sequences()}:
+                prompt = [*tokens[:end], 5, 6]
+                restored, rest = cache.fetch_nearest_cache(KEY, prompt)
+                logits = feed(model, rest, restored)
+                assert distance(logits, feed(model, prompt, fresh_caches(model))) < 1e-4
+
+
+def test_the_row_that_a_restore_did_not_know_is_never_published(model_of):
+    model = model_of("gemma3_text")
+    cache = PromptCache()
+    cache.insert_cache(KEY, TOKENS[:100], filled(model, TOKENS[:100]))
+    restored, _ = cache.fetch_nearest_cache(KEY, TOKENS[:101])
+    other = PromptCache()
+    other.insert_cache(KEY, TOKENS[:99], restored)
+    assert other.fetch_nearest_cache(KEY, TOKENS)[0] is None
+    assert other.stats()["failures"] == {"incomplete_window": 1}
+
+
+@pytest.mark.parametrize("blocks", [8, 12, 16])
+def test_a_long_conversation_under_a_small_budget_keeps_publishing(gemma, blocks):
+    """Its own old ends make room for its new one."""
+    spec = probe(gemma)
+    limit = blocks * max(group.bytes_per_block for group in spec.groups)
+    cache = PromptCache(max_size=1000, max_bytes=limit)
+    tokens, caches = TOKENS[:140], None
+    for turn in range(5):
+        tokens = TOKENS[: 140 + 130 * turn]
+        caches, rest = cache.fetch_nearest_cache(KEY, tokens)
+        assert (caches is None) == (turn == 0)
+        caches = caches or fresh_caches(gemma)
+        feed(gemma, rest, caches)
+        cache.insert_cache(KEY, tokens, caches)
+        assert cache.nbytes <= limit
+    assert cached(cache, [*tokens, -1]) == len(tokens)
+    assert cache.stats()["failures"] == {}
+
+
+def test_trim_to_nothing_leaves_nothing(model_of):
+    """An end whose window another end shares frees no byte by itself: go on."""
+    model = model_of("gemma3_text", sliding_window=700)
+    cache = PromptCache()
+    for length in (512, 640, 768):
+        remember(cache, model, TOKENS[:length], kind="system")
+    cache.trim_to(n_bytes=0)
+    assert (len(cache), cache.nbytes) == (0, 0)
+
+
+def test_layers_of_a_draft_that_lag_behind_are_cut(llama):
+    """Speculative decoding leaves the draft's caches a token apart from the target's."""
+    caches = filled(llama, TOKENS[:310])
+    for cache in caches[1:]:
+        cache.trim(1)
+    memory = PromptCache()
+    memory.insert_cache(KEY, TOKENS[:310], caches)
+    restored, rest = memory.fetch_nearest_cache(KEY, TOKENS[:320])
+    assert len(rest) == 11
+    logits = feed(llama, rest, restored)
+    assert distance(logits, feed(llama, TOKENS[:320], fresh_caches(llama))) < 1e-4
+
+
+def test_a_trim_that_fails_is_counted(llama, monkeypatch):
+    cache = PromptCache()
+    remember(cache, llama, TOKENS[:300])
+    monkeypatch.setattr(PromptCache, "_evict_bytes", lambda *_: 1 / 0)
+    cache.trim_to(n_bytes=0)
+    assert cache.stats()["failures"] == {"trim": 1}

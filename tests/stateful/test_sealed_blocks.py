@@ -89,6 +89,21 @@ class SealedBlocksMachine(RuleBasedStateMachine):
             assert report.published_tokens == len(tokens)
             assert self.sealed.plan(pack([*tokens, -1])).n_tokens == len(tokens)
 
+    @precondition(lambda self: not self.holds)
+    @rule(parts=segments)
+    def what_fits_is_published(self, parts):
+        tokens = spelled(parts)
+        if self.spec.cached_bytes(len(tokens)) <= self.pool.total_memory():
+            live = TokenRows(self.spec, tokens, 0)
+            report = self.sealed.publish(pack(tokens), live, "agent", "user").report
+            assert report.published_tokens == len(tokens)
+
+    @precondition(lambda self: not self.holds)
+    @rule()
+    def everything_can_be_evicted(self):
+        self.sealed.evict_bytes(self.pool.total_memory())
+        assert self.pool.snapshot().cached == 0
+
     @rule(parts=segments, cut=st.integers(0, 3))
     def hit(self, parts, cut):
         """Ask for the sequence and more, or for all but its last tokens."""

@@ -208,11 +208,14 @@ def test_commit_without_room_publishes_nothing_of_a_window(model_of):
     assert turns.pool.snapshot().cached == 0
 
 
-def test_b23_abort_leaves_no_trace_at_any_point(gemma):
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+@pytest.mark.parametrize("agent", ["before", "a"])
+def test_b23_abort_leaves_no_trace_at_any_point(request, name, agent):
+    gemma = request.getfixturevalue(name)
     gemma.turn("before", TOKENS[:400])
     before = gemma.memory.stats()["bytes"]
     for steps in range(4):
-        lease = gemma.memory.admit("a", TOKENS)
+        lease = gemma.memory.admit(agent, TOKENS)
         assert lease.cached_tokens == 400
         caches = lease.materialise() if steps >= 1 else None
         if steps >= 2:
@@ -225,6 +228,88 @@ def test_b23_abort_leaves_no_trace_at_any_point(gemma):
         lease.release()
         assert gemma.memory.stats()["bytes"] == before, steps
     assert gemma.cached([*TOKENS[:400], 1]) == 400
+
+
+def test_forget_spares_the_shorter_prefix_of_another_agent(llama):
+    llama.turn("a", TOKENS[:600])
+    llama.turn("b", TOKENS)
+    assert llama.memory.forget("b") == 1
+    assert llama.cached([*TOKENS[:600], -1]) == 600
+    assert llama.memory.forget("a") == 1
+    assert llama.pool.snapshot().free == llama.pool.total_memory()
+
+
+def test_an_aborted_claim_on_anothers_end_is_withdrawn(llama):
+    llama.turn("a", TOKENS)
+    lease = llama.memory.admit("b", TOKENS)
+    assert lease.commit(TOKENS, llama.caches(TOKENS)).reason == "already_cached"
+    lease.abort()
+    assert llama.memory.forget("a") == 1
+    assert llama.pool.snapshot().free == llama.pool.total_memory()
+
+
+def test_a_checkpoint_inside_a_block_is_found_beside_its_sibling(model_of):
+    """Two agents share a prompt that ends inside a token block; the first one's block took it."""
+    turns = Turns(model_of("gemma3_text", sliding_window=100))
+    system, a, b = TOKENS[:300], TOKENS[:600], [*TOKENS[:300], *random_tokens(300, seed=77)]
+    for tokens in (system, a, b):
+        turns.turn("x", tokens)
+    for sequence in (a, b):
+        assert turns.cached([*sequence[:550], -1]) == 300
+
+
+def test_an_agents_own_hit_never_prevents_its_admission(model_of):
+    model = model_of("llama")
+    block = probe(model).bytes_per_block("global")
+    turns = Turns(model, total_memory=7 * block)
+    turns.turn("a", TOKENS)
+    lease = turns.memory.admit("a", random_tokens(700) + [1] * 800)
+    assert lease.live_bytes == turns.spec.live_peak_bytes(1500)
+    lease.release()
+
+
+def test_a_failed_restore_charges_for_a_prefill_from_scratch(gemma, monkeypatch):
+    from semantic.mlx import MlxMaterialiser
+
+    gemma.turn("a", TOKENS[:600])
+    monkeypatch.setattr(MlxMaterialiser, "restore", lambda *_: 1 / 0)
+    with gemma.memory.admit("a", TOKENS) as lease:
+        assert lease.cached_tokens == 600
+        lease.materialise()
+        assert lease.live_bytes == gemma.spec.live_peak_bytes(700)
+
+
+def test_paths_of_any_length_can_be_forgotten(llama):
+    """The pool evicts a block near the front of 1,100: everything behind it goes."""
+    from semantic.application.sealed_blocks import SealedBlocks
+    from semantic.domain.identity import pack
+    from tests.stateful.test_sealed_blocks import SPECS, TokenRows
+
+    spec = SPECS["global"]
+    pool = BlockPool(spec, total_blocks=1100)
+    sealed = SealedBlocks(spec, pool, Namespace("long"))
+    tokens = list(range(1100 * 256))
+    sealed.publish(pack(tokens), TokenRows(spec, tokens, 0), "a", "user")
+    ids = sealed.plan(pack([*tokens, -1])).block_ids
+    pool.touch(ids[2:])
+    pool.free(pool.allocate(1))
+    assert sealed.plan(pack([*tokens, -1])).n_tokens in (0, 256)
+    sealed.clear()
+    assert pool.snapshot().free == pool.total_memory()
+
+
+def test_a_budget_shortens_a_long_sequence_quickly():
+    from semantic.application.sealed_blocks import SealedBlocks
+    from semantic.domain.identity import pack
+    from tests.stateful.test_sealed_blocks import SPECS, TokenRows
+
+    spec = SPECS["global"]
+    sealed = SealedBlocks(spec, BlockPool(spec, total_blocks=100), Namespace("long"))
+    tokens = list(range(500_000))
+    start = time.perf_counter()
+    report = sealed.publish(pack(tokens), TokenRows(spec, tokens, 0), "a", "user").report
+    assert report.published_tokens == 100 * 256
+    assert time.perf_counter() - start < 10  # it took 49 s per million tokens once
 
 
 def test_an_abort_spares_what_another_agent_published_too(llama):
@@ -355,7 +440,7 @@ def test_an_empty_prompt_is_an_error(llama, tokens):
         llama.memory.admit("a", tokens)
 
 
-@pytest.mark.parametrize("tokens", [["x"], [1.5], None, 7, [1 << 64]])
+@pytest.mark.parametrize("tokens", [["x"], [1.5], None, 7, [1 << 64], b"12345678", "12"])
 def test_tokens_that_are_no_ids_are_an_error(llama, tokens):
     with pytest.raises(ValueError, match="token"):
         llama.memory.admit("a", tokens)

@@ -10,7 +10,7 @@ from typing import ClassVar
 from semantic.application.counters import Counters, FailureCallback
 from semantic.application.lease import Lease
 from semantic.application.resources import Resources
-from semantic.application.sealed_blocks import SealedBlocks
+from semantic.application.sealed_blocks import Hold, SealedBlocks
 from semantic.domain._check import agent_name
 from semantic.domain.errors import (
     AgentNotFoundError,
@@ -179,6 +179,19 @@ class CacheManager:
             )
         hold = self._memory.sealed.hold(prompt)
         try:
+            return self._charged(agent_id, prompt, hold, max_new_tokens, prefill_step)
+        except PoolExhaustedError:
+            if not hold.plan.n_tokens:
+                raise
+        # Holding the hit may be what leaves too little: served without it, it may be evicted.
+        return self._charged(agent_id, prompt, Hold(HitPlan(0), {}), max_new_tokens, prefill_step)
+
+    def _charged(
+        self, agent_id: str, prompt: Tokens, hold: Hold, max_new_tokens: int, prefill_step: int
+    ) -> Lease:
+        """A lease over `hold`, its live peak charged; on failure the hold is given back."""
+        charged = 0
+        try:
             peak = self._memory.spec.live_peak_bytes(
                 len(prompt),
                 prefill_step,
@@ -187,21 +200,23 @@ class CacheManager:
             )
             self._memory.sealed.make_room(peak)
             self._memory.pool.charge("live", peak)
+            charged = peak
+            self._memory.sealed.touch(hold)
+            lease = Lease(
+                self._memory,
+                agent_id,
+                prompt,
+                hold,
+                live_bytes=peak,
+                prefill_step=prefill_step,
+                on_end=self._lease_ended,
+            )
+            with self._released:
+                self._leases.add(lease)
         except BaseException:
             self._memory.sealed.release(hold)
+            self._memory.pool.discharge("live", charged)
             raise
-        self._memory.sealed.touch(hold)
-        lease = Lease(
-            self._memory,
-            agent_id,
-            prompt,
-            hold,
-            live_bytes=peak,
-            prefill_step=prefill_step,
-            on_end=self._lease_ended,
-        )
-        with self._released:
-            self._leases.add(lease)
         return lease
 
     def _lease_ended(self, lease: Lease) -> None:

@@ -102,7 +102,14 @@ class Lease:
             with self._lock:
                 failed, self._hold = self._hold, Hold(HitPlan(0), {})
             self._memory.sealed.release(failed)
+            self._charge_from_scratch()
             return None
+
+    def _charge_from_scratch(self) -> None:
+        """Without its hit the prefill may peak higher; too little memory is counted, not raised."""
+        self._start = 0
+        if not self.grow(self._prompt_tokens):
+            self._memory.counters.failure("undercharged", "no room for a prefill without the hit")
 
     def grow(self, n_tokens: int) -> bool:
         """Charge for a sequence of `n_tokens` in all; False, with nothing changed, when too little.
@@ -159,21 +166,26 @@ class Lease:
 
     def release(self) -> None:
         """End the turn: blocks go back to be shared, live bytes to the pool. Idempotent."""
+        self._end(keep=True)
+
+    def abort(self) -> None:
+        """End the turn without a trace: what it published is forgotten too. Idempotent."""
+        self._end(keep=False)
+
+    def _end(self, *, keep: bool) -> None:
         with self._lock:
             if self._ended:
                 return
             self._ended = True
-        self._memory.sealed.release(self._hold)
-        self._memory.pool.discharge("live", self._live_bytes)
-        self._live_bytes = 0
-        self._on_end(self)
-
-    def abort(self) -> None:
-        """End the turn without a trace: what it published is forgotten too. Idempotent."""
-        if not self._ended:
+        settle = self._memory.sealed.settle if keep else self._memory.sealed.withdraw
+        try:
+            self._memory.sealed.release(self._hold)
             for checkpoint in self._published:
-                self._memory.sealed.withdraw(checkpoint, self._agent_id)
-        self.release()
+                settle(checkpoint, self._agent_id)
+        finally:
+            self._memory.pool.discharge("live", self._live_bytes)
+            self._live_bytes = 0
+            self._on_end(self)
 
     def __enter__(self) -> Lease:
         return self

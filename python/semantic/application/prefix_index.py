@@ -16,12 +16,18 @@ blocks that left it.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from semantic.application.hit_plan import plan_hit, window_start
-from semantic.application.prefix_node import Checkpoint, PrefixNode, SealedBlock, common_prefix
+from semantic.application.prefix_node import (
+    Checkpoint,
+    Claim,
+    PrefixNode,
+    SealedBlock,
+    common_prefix,
+)
 from semantic.domain.identity import BlockHash, Tokens, block_key
 from semantic.domain.layer_group import BLOCK_TOKENS
 from semantic.domain.reports import HitPlan
@@ -67,6 +73,7 @@ class PrefixIndex:
         self._nodes: OrderedDict[PrefixNode, None] = OrderedDict()
         self._checkpoints: OrderedDict[Checkpoint, None] = OrderedDict()
         self._blocks: dict[int, SealedBlock] = {}
+        self.blocks_by_kind: Counter[tuple[str, str]] = Counter()
 
     def __len__(self) -> int:
         """Published ends of sequences."""
@@ -76,11 +83,6 @@ class PrefixIndex:
     def checkpoints(self) -> Iterable[Checkpoint]:
         """Every published end, least recently used first."""
         return self._checkpoints.keys()
-
-    @property
-    def blocks(self) -> Iterable[SealedBlock]:
-        """Every sealed block that can be found."""
-        return self._blocks.values()
 
     @property
     def n_blocks(self) -> int:
@@ -94,13 +96,27 @@ class PrefixIndex:
     # Lookup ------------------------------------------------------------------------------------
 
     def plan(self, tokens: Tokens, limit: int) -> HitPlan:
-        """The longest hit of at most `limit` tokens. Changes nothing."""
+        """The longest hit of at most `limit` tokens. Changes nothing.
+
+        A partial block is looked for beside the deepest full one, and with window groups beside
+        every one: a checkpoint inside a token block lives in the one sibling that took it over.
+        """
         path = self._full_path(tokens)
+        best = plan_hit(self._spec, path, min(len(path) * BLOCK_TOKENS, limit))
+        for depth in range(len(path), -1, -1):
+            if min((depth + 1) * BLOCK_TOKENS, limit) <= best.n_tokens:
+                break
+            best = self._best_beside(path[:depth], tokens, limit, best)
+            if not self._windowed:
+                break
+        return best
+
+    def _best_beside(
+        self, path: list[PrefixNode], tokens: Tokens, limit: int, best: HitPlan
+    ) -> HitPlan:
         start = len(path) * BLOCK_TOKENS
-        best = plan_hit(self._spec, path, min(start, limit))
         rest = tokens[start : start + BLOCK_TOKENS]
-        parent = path[-1] if path else self._root
-        for child in parent.children.values():
+        for child in (path[-1] if path else self._root).children.values():
             end = min(start + common_prefix(child.tokens, rest), limit)
             if end > max(start, best.n_tokens):
                 candidate = plan_hit(self._spec, [*path, child], end)
@@ -175,13 +191,12 @@ class PrefixIndex:
 
     def publish(
         self, tokens: Tokens, agent_id: str, kind: str, captured: Sequence[SealedBlock]
-    ) -> tuple[Checkpoint | None, list[SealedBlock]]:
+    ) -> tuple[Claim, list[SealedBlock]]:
         """Make `tokens` findable, with the blocks that `missing` asked for.
 
         Returns:
-            The checkpoint at the end of `tokens`, None when there was one already; and the blocks
-            that are not needed (any more): another thread was faster, or a partial block was
-            replaced by a fuller one.
+            The agent's claim on the end of `tokens`; and the blocks that are not needed (any more):
+            another thread was faster, or a partial block was replaced by a fuller one.
 
         Raises:
             PrefixCollisionError: A key on the way belongs to other tokens; nothing changed.
@@ -195,11 +210,11 @@ class PrefixIndex:
         for block in captured:
             if not self._place(path[block.lo // BLOCK_TOKENS], block):
                 surplus.append(block)
-        checkpoint = self._mark(path, len(tokens), agent_id, kind)
+        claim = self._claim(path, len(tokens), agent_id, kind)
         for node in reversed(path):
             self._nodes.move_to_end(node)
         self._demote_old_ends(path)
-        return checkpoint, surplus
+        return claim, surplus
 
     def _refuse_collisions(self, tokens: Tokens) -> None:
         parent: PrefixNode | None = self._root
@@ -227,15 +242,15 @@ class PrefixIndex:
 
     def _absorb(self, node: PrefixNode, shorter: PrefixNode, surplus: list[SealedBlock]) -> None:
         """Take over what a partial node has; fuller unbounded blocks replace its own."""
-        for blocks in shorter.windows.values():
+        for group, blocks in shorter.windows.items():
+            node.windows.setdefault(group, []).extend(blocks)
             for block in blocks:
-                self._place(node, block)
+                block.node = node
         for checkpoint in shorter.checkpoints.values():
             checkpoint.node = node
             node.checkpoints[checkpoint.end] = checkpoint
         for block in shorter.unbounded.values():
-            del self._blocks[block.block_id]
-            block.node = None
+            self._forget_block(block)
             surplus.append(block)
         del self._nodes[shorter]
 
@@ -251,27 +266,31 @@ class PrefixIndex:
             node.windows.setdefault(block.group, []).append(block)
         block.node = node
         self._blocks[block.block_id] = block
+        self.blocks_by_kind[block.kind, block.group] += 1
         return True
 
-    def _mark(
-        self, path: Sequence[PrefixNode], end: int, agent_id: str, kind: str
-    ) -> Checkpoint | None:
+    def _forget_block(self, block: SealedBlock) -> None:
+        del self._blocks[block.block_id]
+        self.blocks_by_kind[block.kind, block.group] -= 1
+        block.node = None
+
+    def _claim(self, path: Sequence[PrefixNode], end: int, agent_id: str, kind: str) -> Claim:
         node = path[-1]
         existing = node.checkpoints.get(end)
         if existing is not None:
+            claim = Claim(existing, is_new_end=False, is_new_agent=agent_id not in existing.agents)
             existing.agents.add(agent_id)
             self._checkpoints.move_to_end(existing)
-            return None
-        checkpoint = Checkpoint(node, end, {agent_id}, kind, self._window_of(path, end))
+            return claim
+        checkpoint = Checkpoint(node, end, {agent_id}, kind, self.window_of(path, end))
         for block in checkpoint.window:
             block.checkpoints += 1
         node.checkpoints[end] = checkpoint
         self._checkpoints[checkpoint] = None
-        if not self._windowed:
-            self._drop_covered_ends(path, end)
-        return checkpoint
+        return Claim(checkpoint, is_new_end=True, is_new_agent=True)
 
-    def _window_of(self, path: Sequence[PrefixNode], end: int) -> list[SealedBlock]:
+    def window_of(self, path: Sequence[PrefixNode], end: int) -> list[SealedBlock]:
+        """The window blocks along `path` that a hit at `end` reads, as far as they are there."""
         window = []
         for group in self._windowed:
             first = window_start(group, end)
@@ -282,11 +301,17 @@ class PrefixIndex:
                     window.append(block)
         return window
 
-    def _drop_covered_ends(self, path: Sequence[PrefixNode], end: int) -> None:
-        """Where every position is legal, a longer sequence serves all that a shorter one did."""
-        for node in path:
-            for covered in [e for e in node.checkpoints if e < end]:
-                del self._checkpoints[node.checkpoints.pop(covered)]
+    def settle(self, checkpoint: Checkpoint, agent_id: str) -> None:
+        """The turn is over: drop the agent's own shorter ends that this one serves as well.
+
+        Where every position is legal, a longer sequence serves all that a shorter one did.
+        """
+        node: PrefixNode | None = checkpoint.node
+        while node is not None and not self._windowed and checkpoint in self._checkpoints:
+            for end, covered in list(node.checkpoints.items()):
+                if end < checkpoint.end and covered.agents <= {agent_id}:
+                    del self._checkpoints[node.checkpoints.pop(end)]
+            node = node.parent
 
     def _demote_old_ends(self, path: Sequence[PrefixNode]) -> None:
         ends = [c for node in path for c in node.checkpoints.values() if c.kind != "system"]
@@ -296,17 +321,29 @@ class PrefixIndex:
 
     # Eviction ----------------------------------------------------------------------------------
 
-    def evict_one(self) -> list[SealedBlock]:
-        """Let go of the least valuable thing; its blocks, or [] when nothing may go."""
-        if self._windowed:
-            for checkpoint in self._checkpoints:
-                if not any(block.leases for block in checkpoint.window):
-                    return self.drop(checkpoint)
-            return []
-        for node in self._nodes:
+    def evict_one(self) -> list[SealedBlock] | None:
+        """Let go of the least valuable thing.
+
+        Returns:
+            The blocks that it frees, which may be none; None when nothing may go.
+        """
+        return self._evict_checkpoint() if self._windowed else self._evict_oldest_leaf()
+
+    def _evict_checkpoint(self) -> list[SealedBlock] | None:
+        for checkpoint in self._checkpoints:
+            # One that a running sequence holds whole frees nothing; parts of it may be shared.
+            if not checkpoint.window or not all(block.leases for block in checkpoint.window):
+                return self.drop(checkpoint)
+        return None
+
+    def _evict_oldest_leaf(self) -> list[SealedBlock] | None:
+        for _ in range(len(self._nodes)):
+            node = next(iter(self._nodes))
             if not node.children and not node.is_leased:
                 return self._evict_leaf(node)
-        return []
+            # In use: not to be looked at again for each further victim.
+            self._nodes.move_to_end(node)
+        return None
 
     def drop(self, checkpoint: Checkpoint) -> list[SealedBlock]:
         """Forget a published end and all that nothing else needs; the freed blocks."""
@@ -344,12 +381,12 @@ class PrefixIndex:
     def _discard_block(self, block: SealedBlock, node: PrefixNode) -> list[SealedBlock]:
         freed: list[SealedBlock] = []
         if self._windowed:
-            for behind in list(_tails_first(node)):
+            for behind in _tails_first(node):
                 for checkpoint in list(behind.checkpoints.values()):
                     if block.group in node.unbounded or block in checkpoint.window:
                         freed += self.drop(checkpoint)
         else:
-            for behind in list(_tails_first(node)):
+            for behind in _tails_first(node):
                 freed += self._evict_leaf(behind)
         return freed
 
@@ -367,6 +404,8 @@ class PrefixIndex:
         parent = checkpoint.node.parent
         del checkpoint.node.checkpoints[checkpoint.end]
         if parent is None or parent.end in parent.checkpoints:
+            if parent is not None:
+                parent.checkpoints[parent.end].agents |= checkpoint.agents
             del self._checkpoints[checkpoint]
             return
         checkpoint.node, checkpoint.end = parent, parent.end
@@ -374,12 +413,27 @@ class PrefixIndex:
 
     def _prune(self, node: PrefixNode | None) -> list[SealedBlock]:
         freed: list[SealedBlock] = []
-        while node is not None and node in self._nodes and node.leads_nowhere:
+        while node is not None and node in self._nodes and not node.children:
             if node.is_leased:
+                break
+            if node.checkpoints:
+                self._shrink(node, max(node.checkpoints))
                 break
             freed += self._remove_node(node)
             node = node.parent
         return freed
+
+    def _shrink(self, node: PrefixNode, end: int) -> None:
+        """Forget the tokens of a leaf behind `end`: no published sequence reaches them."""
+        parent = node.parent or self._root
+        tokens = node.tokens[: end - node.start]
+        key = self._hash(parent.key, tokens.tobytes())
+        if key in parent.children:
+            return
+        parent.children[key] = parent.children.pop(node.key)
+        node.key, node.tokens = key, tokens
+        for block in node.blocks():
+            block.hi = min(block.hi, end)
 
     def _remove_node(self, node: PrefixNode) -> list[SealedBlock]:
         siblings = (node.parent or self._root).children
@@ -387,18 +441,19 @@ class PrefixIndex:
         del self._nodes[node]
         freed = list(node.blocks())
         for block in freed:
-            block.node = None
-            del self._blocks[block.block_id]
+            self._forget_block(block)
         return freed
 
     def _remove_window_block(self, node: PrefixNode, block: SealedBlock) -> SealedBlock:
         node.remove_window_block(block)
-        block.node = None
-        del self._blocks[block.block_id]
+        self._forget_block(block)
         return block
 
 
 def _tails_first(node: PrefixNode) -> Iterator[PrefixNode]:
-    for child in node.children.values():
-        yield from _tails_first(child)
-    yield node
+    """The node and all behind it, children before their parents; paths may be long."""
+    order, stack = [], [node]
+    while stack:
+        order.append(stack.pop())
+        stack.extend(order[-1].children.values())
+    return reversed(order)

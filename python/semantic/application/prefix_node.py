@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from semantic.domain.identity import Tokens
 from semantic.ports.outbound import BlockData
 
-__all__ = ["Checkpoint", "PrefixNode", "SealedBlock", "common_prefix"]
+__all__ = ["Checkpoint", "Claim", "PrefixNode", "SealedBlock", "common_prefix"]
 
 
 @dataclass(eq=False, slots=True)
@@ -60,6 +60,21 @@ class Checkpoint:
     window: list[SealedBlock] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An agent's hold on a published end.
+
+    Args:
+        checkpoint: The end.
+        is_new_end: Whether it was published just now.
+        is_new_agent: Whether this agent had not published it before.
+    """
+
+    checkpoint: Checkpoint
+    is_new_end: bool
+    is_new_agent: bool
+
+
 @dataclass(eq=False, slots=True)
 class PrefixNode:
     """One token block under its exact prefix.
@@ -86,11 +101,6 @@ class PrefixNode:
     def is_leased(self) -> bool:
         """Whether a running sequence holds one of its blocks."""
         return any(block.leases for block in self.blocks())
-
-    @property
-    def leads_nowhere(self) -> bool:
-        """Whether no checkpoint is at or behind it."""
-        return not self.children and not self.checkpoints
 
     def blocks(self) -> Iterator[SealedBlock]:
         """Every sealed block it owns."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from semantic.application.prefix_index import MissingSpan, PrefixCollisionError, PrefixIndex
-from semantic.application.prefix_node import Checkpoint, SealedBlock
+from semantic.application.prefix_node import Checkpoint, PrefixNode, SealedBlock
 from semantic.domain.errors import BlockOperationError
 from semantic.domain.identity import BlockHash, Namespace, Tokens, block_key
 from semantic.domain.layer_group import BLOCK_TOKENS
@@ -38,10 +38,20 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What a publication answered, and the checkpoint that it made, if it made one."""
+    """What a publication answered, and the end that its agent newly claims, if any."""
 
     report: CommitReport
     checkpoint: Checkpoint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """What a publication will capture and what it builds upon, or why it cannot be."""
+
+    tokens: Tokens
+    missing: Sequence[MissingSpan]
+    base: Sequence[int]
+    refusal: CommitReport | None = None
 
 
 class SealedBlocks:
@@ -93,8 +103,8 @@ class SealedBlocks:
         """Bytes of the findable blocks, by the kind of segment that published them."""
         totals: Counter[str] = Counter()
         with self._lock:
-            for block in self._index.blocks:
-                totals[block.kind] += self._spec.bytes_per_block(block.group)
+            for (kind, group), blocks in self._index.blocks_by_kind.items():
+                totals[kind] += blocks * self._spec.bytes_per_block(group)
         return totals
 
     # Hits --------------------------------------------------------------------------------------
@@ -160,50 +170,86 @@ class SealedBlocks:
             agent_id: Who publishes.
             kind: What kind of segment ends here.
         """
+        first = {group.name: live.first_position(group.name) for group in self._spec.groups}
         with self._lock:
             self._forget_lost_blocks()
-            fitting, missing, base = self._fitting(tokens, live)
+            draft = self._draft(tokens, first)
+        if draft.refusal is not None:
+            return Publication(draft.refusal)
         try:
-            if not fitting:
-                return Publication(CommitReport(0, "budget", "no prefix fits into the budget"))
-            lost = self._lost_rows(missing, live)
-            if lost is not None:
-                return Publication(CommitReport(0, "incomplete_window", lost))
-            sealed = self._capture(missing, live, kind)
-            return self._make_visible(fitting, len(tokens), agent_id, kind, sealed)
+            sealed = self._capture(draft.missing, live, kind)
+            return self._make_visible(draft.tokens, len(tokens), agent_id, kind, sealed)
         finally:
             with self._lock:
-                self._unlease(base)
+                self._unlease(draft.base)
 
-    def _fitting(
-        self, tokens: Tokens, live: LiveCaches
-    ) -> tuple[Tokens, list[MissingSpan], list[int]]:
-        """The longest prefix whose missing blocks fit, with what it builds upon held."""
+    def _draft(self, tokens: Tokens, first: Mapping[str, int]) -> _Draft:
+        """The longest prefix that can be published now, with what it builds upon held."""
+        draft = self._try_length(tokens, first)
+        if draft.refusal is not None and draft.refusal.reason == "budget":
+            end = self._affordable_end(tokens, first)
+            if end:
+                draft = self._try_length(tokens[:end], first)
+        return draft
+
+    def _try_length(self, tokens: Tokens, first: Mapping[str, int]) -> _Draft:
         nodes = self._index.holders(tokens)
-        while not self._lease(base := [block for node in nodes for block in node.blocks()]):
+        while not self._lease(base := self._base_of(nodes, len(tokens))):
             nodes = self._index.holders(tokens)
         ids = [block.block_id for block in base]
-        missing = self._index.missing(tokens, nodes)
-        if self._make_room(self._bytes_of(missing)):
-            return tokens, missing, ids
-        for blocks in range((len(tokens) - 1) // BLOCK_TOKENS, len(nodes), -1):
-            shorter = tokens[: blocks * BLOCK_TOKENS]
-            missing = self._index.missing(shorter, nodes)
-            if self._lost_rows(missing, live) is not None:
-                break
-            if self._make_room(self._bytes_of(missing)):
-                return shorter, missing, ids
-        return Tokens("q"), [], ids
+        try:
+            missing = self._index.missing(tokens, nodes)
+            refusal = self._lost_rows(missing, first)
+            if refusal is None:
+                if self._make_room(self._bytes_of(missing)):
+                    return _Draft(tokens, missing, ids)
+                refusal = CommitReport(0, "budget", "no prefix fits into the budget")
+        except BaseException:
+            self._unlease(ids)
+            raise
+        self._unlease(ids)
+        return _Draft(tokens, [], [], refusal)
+
+    def _base_of(self, nodes: Sequence[PrefixNode], end: int) -> list[SealedBlock]:
+        """What a publication that ends at `end` builds upon; other ends' windows may go for it."""
+        unbounded = [block for node in nodes for block in node.unbounded.values()]
+        return unbounded + self._index.window_of(nodes, end)
+
+    def _affordable_end(self, tokens: Tokens, first: Mapping[str, int]) -> int:
+        """The longest whole number of token blocks that fits, by bisection; 0 for none.
+
+        Where a ring has moved on, only the whole sequence can be restored.
+        """
+        if any(first.values()):
+            return 0
+        nodes = self._index.holders(tokens)
+        base = self._base_of(nodes, len(tokens))
+        if not self._lease(base):
+            return 0
+        try:
+            low, high = min(len(nodes), len(tokens) // BLOCK_TOKENS), len(tokens) // BLOCK_TOKENS
+            while low < high:
+                middle = (low + high + 1) // 2
+                missing = self._index.missing(tokens[: middle * BLOCK_TOKENS], nodes)
+                if self._bytes_of(missing) <= self._pool.available_memory():
+                    low = middle
+                else:
+                    high = middle - 1
+        finally:
+            self._unlease([block.block_id for block in base])
+        return low * BLOCK_TOKENS
 
     def _bytes_of(self, missing: Sequence[MissingSpan]) -> int:
         return sum(self._spec.bytes_per_block(span.group) for span in missing)
 
-    def _lost_rows(self, missing: Sequence[MissingSpan], live: LiveCaches) -> str | None:
+    def _lost_rows(
+        self, missing: Sequence[MissingSpan], first: Mapping[str, int]
+    ) -> CommitReport | None:
         """Why the live caches cannot give these rows: their rings have moved on."""
         for span in missing:
-            first = live.first_position(span.group)
-            if span.lo < first:
-                return f"{span.group} needs position {span.lo}, its ring starts at {first}"
+            if span.lo < first[span.group]:
+                detail = f"{span.group} needs position {span.lo}, sure from {first[span.group]} on"
+                return CommitReport(0, "incomplete_window", detail)
         return None
 
     def _capture(
@@ -242,22 +288,32 @@ class SealedBlocks:
         with self._lock:
             ids = [block.block_id for block in sealed]
             try:
-                checkpoint, surplus = self._index.publish(tokens, agent_id, kind, sealed)
-            except PrefixCollisionError as error:
+                claim, surplus = self._index.publish(tokens, agent_id, kind, sealed)
+            except BaseException as error:
                 self._pool.abandon(ids)
-                return Publication(CommitReport(0, "collision", str(error)))
+                if isinstance(error, PrefixCollisionError):
+                    return Publication(CommitReport(0, "collision", str(error)))
+                raise
             self._pool.publish(ids)
             self._give_back(surplus)
             if len(tokens) < asked:
                 report = CommitReport(len(tokens), "budget", f"of {asked} tokens")
             else:
-                report = CommitReport(asked, "published" if checkpoint else "already_cached")
-            return Publication(report, checkpoint)
+                report = CommitReport(asked, "published" if claim.is_new_end else "already_cached")
+            return Publication(report, claim.checkpoint if claim.is_new_agent else None)
+
+    def settle(self, checkpoint: Checkpoint, agent_id: str) -> None:
+        """The turn that published this end is over; see `PrefixIndex.settle`."""
+        with self._lock:
+            self._index.settle(checkpoint, agent_id)
 
     # Eviction ----------------------------------------------------------------------------------
 
     def make_room(self, n_bytes: int) -> bool:
-        """Evict until `n_bytes` are free; False, with nothing evicted, when that cannot be."""
+        """Evict until `n_bytes` are free; False when that cannot be.
+
+        Nothing is evicted here in vain. Another pool that was asked for bytes may have given some.
+        """
         with self._lock:
             return self._make_room(n_bytes)
 
@@ -268,7 +324,7 @@ class SealedBlocks:
             before = self._pool.snapshot().cached
             while before - self._pool.snapshot().cached < n_bytes:
                 blocks = self._index.evict_one()
-                if not blocks:
+                if blocks is None:
                     break
                 self._evict(blocks)
             return before - self._pool.snapshot().cached
@@ -300,7 +356,7 @@ class SealedBlocks:
             return False
         while self._pool.snapshot().free < n_bytes:
             blocks = self._index.evict_one()
-            if not blocks:
+            if blocks is None:
                 return False
             self._evict(blocks)
         return True

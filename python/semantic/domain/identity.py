@@ -89,6 +89,8 @@ def pack(tokens: Iterable[int]) -> Tokens:
         BlockArgumentTypeError: Something that is not a sequence of integers.
         BlockValidationError: An id beyond 64 bits.
     """
+    if isinstance(tokens, bytes | bytearray | str):
+        raise BlockArgumentTypeError(f"tokens must be integers, not {type(tokens).__name__}")
     try:
         packed = array("q", tokens)
     except TypeError as error:

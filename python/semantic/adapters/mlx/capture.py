@@ -36,12 +36,9 @@ class MlxLiveCaches:
             raise IncompatibleCacheError(
                 f"the caches are not those of the spec: {_names(found)} instead of {_names(spec)}"
             )
-        offsets = {int(cache.offset) for cache in caches}
-        if len(offsets) != 1:
-            raise IncompatibleCacheError(f"layers disagree on their length: {sorted(offsets)}")
         self._spec = spec
         self._caches = caches
-        self._n_tokens = offsets.pop()
+        self._n_tokens = _common_length(spec, caches)
         self._linear: dict[tuple[str, str], list[mx.array]] = {}
 
     @property
@@ -50,9 +47,16 @@ class MlxLiveCaches:
         return self._n_tokens
 
     def first_position(self, group: str) -> int:
-        """The first position whose rows the group still has."""
-        rows = self._rows(self._spec.group(group), TENSOR_NAMES[0])
-        return self._n_tokens - min(layer.shape[2] for layer in rows)
+        """The first position whose rows the group is sure to have.
+
+        A ring may hold more rows than a hit reads, but only the last window - 1 can be trusted:
+        older ones may be a batch's padding, or the row that a restore did not know.
+        """
+        layer_group = self._spec.group(group)
+        rows = min(layer.shape[2] for layer in self._rows(layer_group, TENSOR_NAMES[0]))
+        if layer_group.window is not None:
+            rows = min(rows, layer_group.window - 1)
+        return self._n_tokens - rows
 
     def capture(self, group: str, spans: Sequence[tuple[int, int]]) -> list[dict[str, object]]:
         """Copies of the rows of each span; see `LiveCaches.capture`."""
@@ -81,8 +85,23 @@ class MlxLiveCaches:
         key = (group.name, tensor)
         if key not in self._linear:
             members = [self._caches[layer] for layer in group.layers]
-            self._linear[key] = [linear_rows(c, getattr(c, tensor)) for c in members]
+            rows = [linear_rows(cache, getattr(cache, tensor)) for cache in members]
+            if group.window is None:
+                rows = [layer[:, :, : self._n_tokens] for layer in rows]
+            self._linear[key] = rows
         return self._linear[key]
+
+
+def _common_length(spec: ModelCacheSpec, caches: Sequence[Any]) -> int:
+    """Positions that every layer holds.
+
+    A draft model's caches may be a token behind or ahead of the target's: unbounded layers can be
+    cut to what all of them have, rings cannot.
+    """
+    offsets = sorted({int(cache.offset) for cache in caches})
+    if len(offsets) > 1 and any(group.window is not None for group in spec.groups):
+        raise IncompatibleCacheError(f"layers disagree on their length: {offsets}")
+    return offsets[0]
 
 
 def _names(spec: ModelCacheSpec) -> str:

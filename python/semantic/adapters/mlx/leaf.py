@@ -29,6 +29,9 @@ _KNOWN: dict[str, tuple[LayerType, frozenset[str]]] = {
     ),
 }
 
+_SMALLEST_WINDOW = 2
+"""A window of one position keeps nothing that a later token reads."""
+
 _TYPE_ORDER: dict[LayerType, int] = {"global": 0, "sliding_window": 1, "chunked": 2, "state": 3}
 
 
@@ -46,7 +49,7 @@ def kind_of(cache: Any) -> LayerType:
 
     Raises:
         UnsupportedCacheError: A class that is not in the table, or a rotating cache that keeps
-            leading positions.
+            leading positions or only one.
     """
     name = type(cache).__name__
     layer_type, attributes = _KNOWN.get(name, (None, frozenset()))
@@ -57,6 +60,8 @@ def kind_of(cache: Any) -> LayerType:
         )
     if layer_type == "sliding_window" and cache.keep:
         raise UnsupportedCacheError(f"a {name} with keep={cache.keep} is not supported")
+    if layer_type == "sliding_window" and cache.max_size < _SMALLEST_WINDOW:
+        raise UnsupportedCacheError(f"a {name} of {cache.max_size} positions is not supported")
     return layer_type
 
 

@@ -31,6 +31,9 @@ _log = logging.getLogger("semantic")
 
 _KINDS = ("assistant", "user", "system")
 
+_OWNER = "server"
+"""Whoever inserts: the server knows no agents."""
+
 _Member = tuple[Hashable, ModelCacheSpec]
 
 
@@ -128,7 +131,11 @@ class PromptCache:
         """
         try:
             member = self._member_for(model, spec_of_caches(prompt_cache))
-            publish_caches(member, pack(tokens), prompt_cache, cache_type, cache_type, exact=False)
+            publication = publish_caches(
+                member, pack(tokens), prompt_cache, _OWNER, cache_type, exact=False
+            )
+            if publication.checkpoint is not None:
+                member.sealed.settle(publication.checkpoint, _OWNER)
             self.trim_to(n_sequences=self.max_size)
         except Exception as error:
             reason = reason_of(error)
@@ -166,10 +173,14 @@ class PromptCache:
             n_sequences: Most sequences to keep.
             n_bytes: Most bytes to keep; a sequence that runs keeps what it holds.
         """
-        if n_sequences is not None:
-            self._trim_sequences(max(0, n_sequences))
-        if n_bytes is not None:
-            self._evict_bytes(self.nbytes - max(0, n_bytes))
+        try:
+            if n_sequences is not None:
+                self._trim_sequences(max(0, n_sequences))
+            if n_bytes is not None:
+                self._evict_bytes(self.nbytes - max(0, n_bytes))
+        except Exception as error:
+            _log.exception("a trim failed")
+            self._counters.failure("trim", repr(error))
 
     def stats_by_type(self) -> dict[str, dict[str, int]]:
         """Sequences and bytes by kind of segment; a shared block counts once, at its origin."""
