@@ -70,7 +70,7 @@ coverage: $(VENV)/.built ## line coverage of the domain as HTML in htmlcov/
 
 coverage-rust: ## line coverage of semantic-core, by cargo-tarpaulin (installs it)
 	cargo tarpaulin --version >/dev/null 2>&1 || cargo install --locked cargo-tarpaulin
-	cargo tarpaulin --package semantic-core --engine ptrace --skip-clean --out Html --output-dir htmlcov
+	cargo tarpaulin --package semantic-core --engine ptrace --skip-clean --include-files "rust/core/src/*" --out Stdout --out Html --output-dir htmlcov
 
 sheet: $(VENV)/.built ## the memory sheet of the four reference models, as CSV and XLSX
 	$(BIN)/semantic plan --csv project/experiments/memory_sheet.csv --xlsx project/experiments/memory_sheet.xlsx
