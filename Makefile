@@ -6,6 +6,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust benches -name '*.rs' -o -name Cargo.toml)
+TARPAULIN := $(if $(filter Linux,$(shell uname -s)),ptrace,llvm)
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
@@ -13,11 +14,11 @@ PYTEST := $(BIN)/python -m pytest
     sheet wheel clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "semantic needs Python 3.11 or newer on the PATH" >&2; exit 1; }
-	@command -v cargo >/dev/null || { echo "semantic needs a Rust toolchain: https://rustup.rs" >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo "semantic needs Rust 1.88 or newer: https://rustup.rs" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
@@ -70,7 +71,7 @@ coverage: $(VENV)/.built ## line coverage of the domain as HTML in htmlcov/
 
 coverage-rust: ## line coverage of semantic-core, by cargo-tarpaulin (installs it)
 	cargo tarpaulin --version >/dev/null 2>&1 || cargo install --locked cargo-tarpaulin
-	cargo tarpaulin --package semantic-core --engine ptrace --skip-clean --include-files "rust/core/src/*" --out Stdout --out Html --output-dir htmlcov
+	cargo tarpaulin --package semantic-core --engine $(TARPAULIN) --skip-clean --include-files "rust/core/src/*" --out Stdout --out Html --output-dir htmlcov
 
 sheet: $(VENV)/.built ## the memory sheet of the four reference models, as CSV and XLSX
 	$(BIN)/semantic plan --csv project/experiments/memory_sheet.csv --xlsx project/experiments/memory_sheet.xlsx
@@ -81,4 +82,4 @@ wheel: | $(BIN)/python ## a wheel and an sdist in dist/
 	$(BIN)/maturin sdist --out dist
 
 clean: ## remove everything that was built
-	rm -rf $(VENV) target dist htmlcov .coverage
+	rm -rf $(VENV) target dist htmlcov .coverage .demo

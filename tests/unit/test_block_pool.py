@@ -728,3 +728,43 @@ def test_threads_in_every_operation_leave_the_books_in_order() -> None:
         list(threads.map(churn, range(8)))
     for pool in pools:
         assert reading(pool)["held"] == 0
+
+
+def test_a_call_may_be_asked_back_by_what_it_runs():
+    """A repr, a finaliser or a signal handler that reads the pool in the middle of a call."""
+    pool = BlockPool(windowed_spec(512), total_memory=1 << 20)
+
+    class Asking:
+        def __repr__(self) -> str:
+            return f"<{pool.spec.n_layers} layers>"
+
+    with pytest.raises(BlockArgumentTypeError, match="layers"):
+        pool.allocate_tokens("a", Asking())  # type: ignore[arg-type]
+
+
+def test_refused_pools_use_up_no_numbers():
+    """Ids tell 2,097,152 pools apart: a retry loop must not spend them."""
+    spec = windowed_spec(512)
+    budget = MemoryBudget(sum(group.bytes_per_block for group in spec.groups))
+    holder = BlockPool(spec, budget=budget)
+    (before,) = holder.allocate(1)
+    for _ in range(100):
+        with pytest.raises(PoolExhaustedError):
+            BlockPool(spec, budget=budget, minimum=budget.total)
+    (after,) = BlockPool(spec, total_blocks=1).allocate(1)
+    assert (after >> 42) - (before >> 42) == 1
+
+
+def test_a_spec_and_its_groups_stay_together():
+    pool = BlockPool(windowed_spec(512), total_memory=1 << 20)
+    with pytest.raises(PoolConfigurationError, match="reconfigure"):
+        pool.regroup([("x", "global", 1024, None, 2)])
+    assert pool.allocate_tokens("a", 1).total_tokens == 1
+
+
+def test_more_leases_than_can_be_counted_are_refused():
+    pool = BlockPool(windowed_spec(512), total_memory=1 << 20)
+    ids = pool.stage("global", 1)
+    with pytest.raises(BlockOperationError, match="leases"):
+        pool.publish(ids, 1 << 40)
+    pool.abandon(ids)

@@ -79,6 +79,7 @@ def test_a_config_file_or_folder(tmp_path):
         (["llama-3.1-8b", "--context", "0"], "no context length"),
         (["llama-3.1-8b", "--context", "abc"], "no context length"),
         (["llama-3.1-8b", "--csv", "/no/such/folder/x.csv"], "No such file"),
+        (["llama-3.1-8b", "--xlsx", "/no/such/folder/x.xlsx"], "cannot be written"),
     ],
 )
 def test_bad_input_is_named(arguments, message):

@@ -201,6 +201,12 @@ def test_the_servers_own_help_is_available() -> None:
     assert "--prompt-cache-bytes" in text
 
 
+@pytest.mark.parametrize("size", ["8GiB", "abc", "8XB"])
+def test_a_size_that_mlx_lm_cannot_read_is_told(size: str) -> None:
+    with pytest.raises(ServerError, match="it takes sizes such as 8GB"):
+        launch(["--prompt-cache-bytes", size], new_cache=FakeCache)
+
+
 def test_the_running_batch_is_metered() -> None:
     from semantic.adapters.mlx_lm.running_batch import metered_generator
 

@@ -115,6 +115,9 @@ def test_group_arithmetic():
         ({"layer_type": "sliding_window", "window": 0}, "window"),
         ({"layer_type": "chunked", "chunk": True}, "chunk"),
         ({"keep": -1}, "keep"),
+        ({"layers": (0, "a")}, "layers"),
+        ({"layers": (-1,)}, "layers"),
+        ({"name": 5}, "name"),
     ],
 )
 def test_groups_are_validated(fields, attribute):
@@ -130,6 +133,7 @@ def test_groups_are_validated(fields, attribute):
         lambda: TokenTensor("keys", 0, 8, "float16"),
         lambda: TokenTensor("keys", 1, -8, "float16"),
         lambda: TokenTensor("keys", 1, 8, "float17"),
+        lambda: TokenTensor("keys", 1, 8, ["float16"]),
         lambda: StateTensor("conv", (1, -1), "float16"),
     ],
 )
@@ -164,6 +168,7 @@ def test_a_second_group_of_a_type_is_found_by_its_own_name():
     "groups",
     [
         (),
+        (1,),
         (GLOBAL, GLOBAL),
         (GLOBAL,),
         (GLOBAL, LayerGroup("w", "sliding_window", (2,), TENSORS, window=4)),

@@ -142,7 +142,7 @@ def _probed(config: dict[str, Any], refusal: ModelSpecValidationError) -> ModelC
         from semantic.mlx import spec_from_config
     except ImportError as error:
         raise ModelSpecValidationError(
-            f"{refusal}; that needs MLX: pip install 'semantic-kv[mlx]'",
+            f"{refusal}; that needs MLX: pip install 'semantic-kv[mlx]' ({error})",
             attribute=refusal.attribute,
         ) from error
     return spec_from_config(config)
@@ -172,14 +172,22 @@ def write_csv(sheet: Sheet, path: Path) -> None:
 def write_xlsx(sheet: Sheet, path: Path) -> None:
     """Write the table as an Excel workbook."""
     import xlsxwriter
+    from xlsxwriter.exceptions import XlsxWriterException
 
-    with xlsxwriter.Workbook(str(path)) as book:
-        page = book.add_worksheet("KV cache")
-        bold = book.add_format({"bold": True, "text_wrap": True, "valign": "top"})
-        number = book.add_format({"num_format": "#,##0"})
-        page.write_row(0, 0, sheet.columns, bold)
-        for line, row in enumerate(sheet.rows, start=1):
-            page.write_row(line, 0, row, number)
-        page.set_column(0, 0, 22)
-        page.set_column(1, len(sheet.columns) - 1, 15)
-        page.freeze_panes(1, 1)
+    try:
+        with xlsxwriter.Workbook(str(path)) as book:
+            _fill(book, sheet)
+    except XlsxWriterException as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+
+
+def _fill(book: Any, sheet: Sheet) -> None:
+    page = book.add_worksheet("KV cache")
+    bold = book.add_format({"bold": True, "text_wrap": True, "valign": "top"})
+    number = book.add_format({"num_format": "#,##0"})
+    page.write_row(0, 0, sheet.columns, bold)
+    for line, row in enumerate(sheet.rows, start=1):
+        page.write_row(line, 0, row, number)
+    page.set_column(0, 0, 22)
+    page.set_column(1, len(sheet.columns) - 1, 15)
+    page.freeze_panes(1, 1)

@@ -35,11 +35,16 @@ DTYPE_BYTES = {
 """Bytes of one element, by MLX's dtype names."""
 
 
-def _check_dtype(dtype: str) -> None:
-    if dtype not in DTYPE_BYTES:
+def _check_dtype(dtype: object) -> None:
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         raise ModelSpecValidationError(
             f"unknown dtype {dtype!r}; one of {', '.join(DTYPE_BYTES)}", attribute="dtype"
         )
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise ModelSpecValidationError("a layer group needs a name", attribute="name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,7 @@ class StateTensor:
     dtype: str
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
         for size in self.shape:
             whole_number(size, "shape", ModelSpecValidationError, attribute="shape")
         _check_dtype(self.dtype)
@@ -118,8 +124,11 @@ class LayerGroup:
                 f"unknown layer type {self.layer_type!r}; one of {', '.join(get_args(LayerType))}",
                 attribute="layer_type",
             )
-        if not self.name:
-            raise ModelSpecValidationError("a layer group needs a name", attribute="name")
+        _check_name(self.name)
+        object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "tensors", tuple(self.tensors))
+        for layer in self.layers:
+            whole_number(layer, "layers", ModelSpecValidationError, attribute="layers")
         if not self.layers or not self.tensors:
             raise ModelSpecValidationError(
                 f"group {self.name!r} needs at least one layer and one tensor", attribute="layers"

@@ -8,7 +8,7 @@ no Python.
 from __future__ import annotations
 
 import threading
-from typing import Self
+from typing import NoReturn, Self
 
 from semantic.domain._check import whole_number
 from semantic.domain.entities import AgentBlocks, KVBlock
@@ -43,7 +43,7 @@ class BlockPool(Pool):
     __slots__ = ("__weakref__", "_spec", "_swap")
 
     _spec: ModelCacheSpec
-    _swap: threading.Lock
+    _swap: threading.RLock
 
     def __new__(
         cls,
@@ -61,7 +61,8 @@ class BlockPool(Pool):
         total = _total(spec, total_memory, total_blocks, budget)
         pool = super().__new__(cls, groups, total, minimum, maximum, arrays_max)
         pool._spec = spec
-        pool._swap = threading.Lock()
+        # Re-entrant: a signal handler or a finaliser may ask this pool in the middle of a call.
+        pool._swap = threading.RLock()
         return pool
 
     @property
@@ -111,8 +112,16 @@ class BlockPool(Pool):
         groups = _native_groups(new_spec)
         # Whoever reads `spec` meanwhile waits here, so that it never differs from the groups.
         with self._swap:
-            self.regroup(groups)
+            super().regroup(groups)
             self._spec = new_spec
+
+    def regroup(self, groups: object) -> NoReturn:
+        """Refused: the groups of a pool with a spec change through `reconfigure`.
+
+        Raises:
+            PoolConfigurationError: Always.
+        """
+        raise PoolConfigurationError("use reconfigure(spec): the groups belong to the spec")
 
 
 def _native_groups(spec: ModelCacheSpec) -> list[tuple[str, str, int, int | None, int]]:

@@ -34,8 +34,9 @@ class ModelCacheSpec:
     block_tokens: int = field(default=BLOCK_TOKENS, init=False)
 
     def __post_init__(self) -> None:
-        if not self.groups:
-            raise ModelSpecValidationError("a spec needs at least one group", attribute="groups")
+        object.__setattr__(self, "groups", tuple(self.groups))
+        if not self.groups or not all(isinstance(group, LayerGroup) for group in self.groups):
+            raise ModelSpecValidationError("a spec needs LayerGroups", attribute="groups")
         names = [group.name for group in self.groups]
         if len(set(names)) != len(names):
             raise ModelSpecValidationError(f"group names repeat: {names}", attribute="groups")

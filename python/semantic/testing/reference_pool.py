@@ -299,7 +299,8 @@ class ReferencePool:
 
     def publish(self, ids: Sequence[int], leases: int = 0) -> None:
         """Seal staged blocks."""
-        leases = min(_count(leases), _MOST_LEASES)
+        if _count(leases) > _MOST_LEASES:
+            raise BlockOperationError("too many leases")
         for block_id in reversed(self._checked(ids, "staged")):
             self._set_leases(block_id, leases)
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::agent::Agents;
 use crate::chain::Chain;
 use crate::error::Error;
-use crate::group::{Counts, GroupId, GroupSpec, Groups};
+use crate::group::{Counts, GroupId, Groups};
 use crate::id::{BlockId, PoolNumber, SlotIndex};
 use crate::slot::{Slots, State};
 
@@ -76,9 +76,11 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
-    pub(crate) fn new(specs: Vec<GroupSpec>, arrays_max: u64) -> Result<Self, Error> {
+    /// Takes a pool number, of which a process has a limited supply: what may still be refused is
+    /// checked before.
+    pub(crate) fn new(groups: Groups, arrays_max: u64) -> Result<Self, Error> {
         Ok(Self {
-            groups: Groups::new(specs)?,
+            groups,
             number: PoolNumber::fresh()?,
             slots: Slots::default(),
             agents: Agents::default(),

@@ -91,10 +91,12 @@ pub enum Error {
         id: BlockId,
     },
     /// There is no such layer group in this pool.
-    #[error("no layer group {name:?} in this pool")]
+    #[error("no layer group {name:?} in this pool; it has {known}")]
     UnknownGroup {
         /// The name that was asked for.
         name: String,
+        /// The names that there are.
+        known: String,
     },
     /// There is no such word for a charge.
     #[error("bytes are charged as \"live\" or \"staging\", not as {name:?}")]
@@ -191,7 +193,10 @@ pub enum Error {
         total: u64,
     },
     /// The groups cannot change while something is held.
-    #[error("something is in use: {held} bytes held, {live} live, {staging} staging")]
+    #[error(
+        "something is in use: {held} bytes held, {live} live, {staging} staging; \
+         free, release or discharge it first"
+    )]
     InUse {
         /// Bytes of held and leased blocks.
         held: u64,

@@ -159,12 +159,18 @@ impl Groups {
     }
 
     pub(crate) fn get(&self, id: GroupId) -> Result<&Group, Error> {
-        let unknown = || Error::UnknownGroup { name: format!("#{}", id.0) };
+        let known = || self.names().join(", ");
+        let unknown = || Error::UnknownGroup { name: format!("#{}", id.0), known: known() };
         self.0.get(usize::from(id.0)).ok_or_else(unknown)
     }
 
     pub(crate) fn get_mut(&mut self, id: GroupId) -> &mut Group {
         &mut self.0[usize::from(id.0)]
+    }
+
+    /// The groups' names, in order.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.0.iter().map(|group| group.spec.name.as_str()).collect()
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::blocks::Blocks;
 use crate::budget::{Budget, Share, Terms};
 use crate::error::Error;
-use crate::group::GroupSpec;
+use crate::group::{GroupSpec, Groups};
 use crate::pool::Pool;
 
 /// The most arrays that a pool may make when nobody says otherwise: Metal's limit of buffers.
@@ -73,10 +73,11 @@ impl Memory {
         arrays_max: u64,
     ) -> Result<PoolKey, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let blocks = Blocks::new(groups, arrays_max)?;
+        let groups = Groups::new(groups)?;
         let mut budget = self.budget.clone();
         let share = Share::open(&mut budget, terms)?;
-        share.fits_block(&budget, blocks.groups.smallest_block_bytes())?;
+        share.fits_block(&budget, groups.smallest_block_bytes())?;
+        let blocks = Blocks::new(groups, arrays_max)?;
         self.budget = budget;
         let key = NEXT.fetch_add(1, Ordering::Relaxed);
         self.members.push(Member { key, share, blocks });

@@ -60,8 +60,8 @@ impl<'py> FromPyObject<'_, 'py> for Count {
         match number(&value) {
             Number::Fits(count) => Ok(Self(count)),
             Number::Huge => Ok(Self(u64::MAX)),
-            Number::Negative => Err(refuse(Class::BlockOperation, "must be at least 0")),
-            Number::NotOne => Err(refuse(Class::BlockArgumentType, "must be an integer")),
+            Number::Negative => Err(refuse(Class::BlockOperation, "a count must be at least 0")),
+            Number::NotOne => Err(refuse(Class::BlockArgumentType, "a count must be an integer")),
         }
     }
 }
@@ -78,7 +78,10 @@ impl<'py> FromPyObject<'_, 'py> for Setting {
             Number::Fits(setting) => Ok(Self(setting)),
             Number::Huge => Ok(Self(u64::MAX)),
             Number::Negative | Number::NotOne => {
-                let message = format!("must be an integer of at least 0, not {}", shown(&value));
+                let message = format!(
+                    "a limit must be an integer of at least 0, in bytes or arrays, not {}",
+                    shown(&value)
+                );
                 Err(Class::PoolConfiguration.bare(value.py(), &message))
             }
         }
@@ -94,7 +97,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Name<'a> {
 
     fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
         value.extract::<&'a str>().map(Self).map_err(|_| {
-            let message = format!("must be a str of valid text, not {}", shown(&value));
+            let message = format!("a name must be a str of valid text, not {}", shown(&value));
             Class::BlockArgumentType.bare(value.py(), &message)
         })
     }
@@ -123,7 +126,7 @@ impl<'py> FromPyObject<'_, 'py> for Ids {
             return block_ids(tuple.len(), tuple.iter().map(Ok));
         }
         let Ok(sequence) = value.cast::<PySequence>() else {
-            let message = format!("must be a sequence of block ids, not {}", shown(&value));
+            let message = format!("ids must be a sequence of block ids, not {}", shown(&value));
             return Err(Class::BlockArgumentType.bare(value.py(), &message));
         };
         block_ids(sequence.len()?, sequence.try_iter()?)

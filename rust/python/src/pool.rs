@@ -6,7 +6,7 @@ use semantic_core::{BlockId, Error, Memory, PoolKey, Terms};
 
 use crate::arguments::{Count, GroupList, Ids, Name, Setting};
 use crate::budget::MemoryBudget;
-use crate::errors::raise;
+use crate::errors::{Class, raise};
 use crate::shared::Shared;
 use crate::snapshot::PoolSnapshot;
 
@@ -154,7 +154,9 @@ impl Pool {
 
     #[pyo3(signature = (ids, leases=Count(0)), text_signature = "($self, ids, leases=0)")]
     fn publish(&self, py: Python<'_>, ids: Ids, leases: Count) -> PyResult<()> {
-        let leases = u32::try_from(leases.0).unwrap_or(u32::MAX);
+        let leases = u32::try_from(leases.0).map_err(|_| {
+            Class::BlockOperation.bare(py, "a block cannot have that many leases at once")
+        })?;
         self.on_ids(py, ids, |mut pool, ids| pool.publish(ids, leases))
     }
 

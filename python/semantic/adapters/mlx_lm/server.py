@@ -99,7 +99,15 @@ def launch(
         _serve(server, host, port, model_provider, lambda: make_cache(**cache_limits), on_ready)
 
     with _own_command_line(argv), _replaced(server, "run", run):
-        server.main()
+        try:
+            server.main()
+        except (KeyError, ArithmeticError, ValueError) as error:
+            if served:
+                raise
+            raise ServerError(
+                f"mlx_lm.server could not read its options ({error!r}); it takes sizes such as "
+                "8GB, 512MB or 1048576"
+            ) from error
     if not served:
         raise ServerError(f"mlx-lm {_version()}: mlx_lm.server.main() no longer calls run()")
 

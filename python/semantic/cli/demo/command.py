@@ -61,7 +61,14 @@ def _demo(
     if message is not None:
         typer.echo(message, err=True)
         raise typer.Exit(2)
-    from semantic.cli.demo.story import tell
+    try:
+        from semantic.cli.demo.story import tell
+    except ImportError as error:
+        typer.echo(
+            f"semantic demo: MLX cannot be loaded ({error}); pip install 'semantic-kv[serve]'",
+            err=True,
+        )
+        raise typer.Exit(2) from error
     from semantic.cli.demo.turns import DemoError, Settings
 
     # A demo that is told to end takes its servers with it.

@@ -44,6 +44,8 @@ def tell(settings: Settings, out: Path, cache_folder: Path, *, rows: Path | None
     """
     console = Console()
     out.mkdir(parents=True, exist_ok=True)
+    if rows is not None:
+        rows.touch()  # a path that cannot be written is told now, not after minutes
     model = gemma3_demo(cache_folder)
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     prompt = handbook_prompt(settings.system_tokens, lambda text: len(tokenizer.encode(text).ids))
@@ -63,7 +65,7 @@ def tell(settings: Settings, out: Path, cache_folder: Path, *, rows: Path | None
     if rows is not None:
         write_json(rows, settings, [stock, ours, together], wrong)
         console.print(f"Rows: {rows}")
-    _print_verdict(console, wrong)
+    _print_verdict(console, wrong, shared=settings.agents > 1)
     return wrong
 
 
@@ -104,9 +106,10 @@ def _three_passes(
         )
 
 
-def _print_verdict(console: Console, wrong: list[str]) -> None:
+def _print_verdict(console: Console, wrong: list[str], *, shared: bool) -> None:
     if not wrong:
-        console.print("[green]Every text equals stock, and the shared prompt was shared.[/]")
+        rest = ", and the shared prompt was shared" if shared else ""
+        console.print(f"[green]Every text equals stock{rest}.[/]")
         return
     console.print(f"[bold red]{len(wrong)} problem(s):[/]")
     for line in wrong:

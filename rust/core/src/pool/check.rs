@@ -121,7 +121,7 @@ mod tests {
     use crate::blocks::Blocks;
     use crate::budget::{Budget, Share, Terms};
     use crate::error::Error;
-    use crate::group::{GroupId, GroupSpec, LayerType};
+    use crate::group::{GroupId, GroupSpec, Groups, LayerType};
     use crate::id::SlotIndex;
     use crate::ledger::{Account, Charge};
     use crate::pool::Pool;
@@ -140,7 +140,7 @@ mod tests {
         };
         let mut budget = Budget::new(100).unwrap();
         let mut share = Share::open(&mut budget, Terms::default()).unwrap();
-        let mut blocks = Blocks::new(vec![group], 10).unwrap();
+        let mut blocks = Blocks::new(Groups::new(vec![group]).unwrap(), 10).unwrap();
         let mut pool = Pool { budget: &mut budget, share: &mut share, blocks: &mut blocks };
         let freed = pool.allocate(1, GLOBAL, "a1").unwrap();
         pool.allocate(2, GLOBAL, "a1").unwrap();

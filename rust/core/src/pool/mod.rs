@@ -14,7 +14,7 @@ pub use allocate::AgentHolding;
 use crate::blocks::{Blocks, Cost, Want};
 use crate::budget::{Budget, Share};
 use crate::error::Error;
-use crate::group::{GroupId, GroupSpec};
+use crate::group::{GroupId, GroupSpec, Groups};
 use crate::id::{BlockId, SlotIndex};
 use crate::ledger::Account;
 use crate::slot::{BlockClass, State};
@@ -35,7 +35,8 @@ impl Pool<'_> {
     ///
     /// [`Error::UnknownGroup`].
     pub fn group(&self, name: &str) -> Result<GroupId, Error> {
-        let unknown = || Error::UnknownGroup { name: name.to_owned() };
+        let known = || self.blocks.groups.names().join(", ");
+        let unknown = || Error::UnknownGroup { name: name.to_owned(), known: known() };
         self.blocks.groups.find(name).ok_or_else(unknown)
     }
 
@@ -116,8 +117,9 @@ impl Pool<'_> {
             let (held, live, staging) = (ledger.held, ledger.live, ledger.staging());
             return Err(Error::InUse { held, live, staging });
         }
+        let groups = Groups::new(groups)?;
+        self.share.fits_block(self.budget, groups.smallest_block_bytes())?;
         let mut blocks = Blocks::new(groups, self.blocks.arrays_max)?;
-        self.share.fits_block(self.budget, blocks.groups.smallest_block_bytes())?;
         blocks.evicted = std::mem::take(&mut self.blocks.evicted);
         let dropped = self.blocks.eviction.iter(&self.blocks.slots);
         blocks.evicted.extend(dropped.map(|index| self.blocks.id(index)));
