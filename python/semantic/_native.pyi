@@ -192,8 +192,8 @@ class Pool:
         """Extend an agent *to* `n_tokens` in every group at once, all or nothing.
 
         Returns:
-            The most tokens that the agent was extended to, and all its ids by group name, in the
-            order in which they were allocated.
+            The most tokens that the agent was extended to, as far as its blocks still cover them;
+            and all its ids by group name, in the order in which they were allocated.
 
         Raises:
             PoolExhaustedError: Too few bytes or arrays.

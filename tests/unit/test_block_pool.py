@@ -768,3 +768,13 @@ def test_more_leases_than_can_be_counted_are_refused():
     with pytest.raises(BlockOperationError, match="leases"):
         pool.publish(ids, 1 << 40)
     pool.abandon(ids)
+
+
+def test_tokens_are_those_that_the_blocks_still_cover():
+    pool = BlockPool(windowed_spec(512), total_memory=1 << 24)
+    blocks = pool.allocate_tokens("a", 4096).blocks["global"]
+    pool.free([block.block_id for block in blocks[1:]])
+    again = pool.allocate_tokens("a", 256)
+    assert again.total_tokens == 256
+    assert [block.token_count for block in again.blocks["global"]] == [256]
+    assert pool.allocate_tokens("a", 1000).total_tokens == 1000

@@ -81,8 +81,9 @@ class BlockPool(Pool):
             n_tokens: The context that the blocks are to stand for, at least 1.
 
         Returns:
-            All blocks of the agent, in token order. `token_count` is what the block's token block
-            covers of the agent's tokens; 0 for a state, which has no tokens of its own.
+            All blocks of the agent, in the order of allocation: the order of tokens, unless blocks
+            were freed one by one. `token_count` is what the block's token block covers of the
+            agent's tokens; 0 for a state, which has no tokens of its own.
 
         Raises:
             PoolExhaustedError: Too few bytes or arrays; `bytes_short` says how many bytes.

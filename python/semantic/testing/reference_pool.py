@@ -261,6 +261,9 @@ class ReferencePool:
             for _ in range(n):
                 self._add(_Block(name, "held", agent_id))
         total = max(self.tokens.get(agent_id, 0), n_tokens)
+        for group in self.spec.groups:
+            if group.max_blocks is None:  # some may have been freed one by one
+                total = min(total, 256 * len(self._held(agent_id, group)))
         self.tokens[agent_id] = total
         blocks = {
             group.name: _kv_blocks(group, self._held(agent_id, group), total)

@@ -3,7 +3,7 @@
 use crate::agent::AgentIndex;
 use crate::blocks::{Blocks, Want, Wanted};
 use crate::error::Error;
-use crate::group::GroupId;
+use crate::group::{BLOCK_TOKENS, GroupId};
 use crate::id::BlockId;
 use crate::pool::Pool;
 use crate::slot::{Links, State};
@@ -103,10 +103,20 @@ impl Pool<'_> {
                 self.grant(group, index);
             }
         }
+        let covered = self.covered_tokens(index);
         if let Some(agent) = self.blocks.agents.get_mut(index) {
-            agent.total_tokens = agent.total_tokens.max(n_tokens);
+            agent.total_tokens = agent.total_tokens.max(n_tokens).min(covered);
         }
         Ok(self.holding(index))
+    }
+
+    /// The tokens that an agent's blocks can stand for: it may have freed some one by one.
+    fn covered_tokens(&self, agent: AgentIndex) -> u64 {
+        let Blocks { agents, groups, .. } = &*self.blocks;
+        let unbounded = groups.iter().filter(|(_, g)| g.spec.max_blocks_per_agent.is_none());
+        let held = |id| agents.get(agent).map_or(0, |agent| agent.held(id).len());
+        let covered = unbounded.map(|(id, _)| held(id).saturating_mul(BLOCK_TOKENS));
+        covered.min().unwrap_or(u64::MAX)
     }
 
     /// How many agents that hold nothing yet `allocate_tokens(n_tokens)` would serve, one by one.
