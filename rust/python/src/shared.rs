@@ -3,8 +3,8 @@
 //! **Who holds the lock never needs Python.** Arguments are extracted before it is taken, results
 //! are converted after it is given back, and what runs inside is the core alone, which cannot call
 //! back. So a thread that waits for the lock waits for a short piece of Rust, whether or not it
-//! holds the GIL itself. There is one lock for each budget and no other, so there is no order of
-//! locks to get wrong.
+//! holds the GIL itself. There is one lock for each budget and no other in here, so there is no
+//! order of locks to get wrong.
 //!
 //! Waiting is done without the GIL all the same: an uncontended call takes the lock at once and
 //! keeps the GIL, a contended one lets other Python threads run first, and long work always does.
