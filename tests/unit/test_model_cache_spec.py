@@ -240,6 +240,7 @@ def test_a_probe_leaves_the_random_state_alone():
         ({"model_type": None}, "model_type"),
         ({"model_type": "no_such_model"}, "no_such_model"),
         ({"num_hidden_layers": None}, "llama"),
+        ({"model_type": "olmo"}, "olmo"),
     ],
 )
 def test_a_config_that_mlx_lm_cannot_build_is_refused(changes, match):
@@ -247,6 +248,20 @@ def test_a_config_that_mlx_lm_cannot_build_is_refused(changes, match):
 
     with pytest.raises(ModelSpecValidationError, match=match):
         spec_from_config(config_of("llama", **changes))
+
+
+def test_a_model_that_this_machine_cannot_run_is_refused():
+    from semantic import UnsupportedCacheError
+    from semantic.mlx import probe
+
+    class NeedsAKernel:
+        layers = (None,)
+
+        def __call__(self, tokens, cache):
+            raise RuntimeError("[metal_kernel] No Metal back-end.")
+
+    with pytest.raises(UnsupportedCacheError, match="No Metal back-end"):
+        probe(NeedsAKernel())
 
 
 def test_a_config_file_is_read_from_its_path_or_folder(tmp_path):

@@ -13,10 +13,21 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from semantic.adapters.mlx.leaf import spec_of_caches
 from semantic.adapters.model_config import kv_dtype_of, load_config
-from semantic.domain.errors import ModelSpecValidationError
+from semantic.domain.errors import ModelSpecValidationError, UnsupportedCacheError
 from semantic.domain.value_objects import ModelCacheSpec
 
 __all__ = ["probe", "spec_from_config"]
+
+_CANNOT_BUILD = (
+    AssertionError,
+    AttributeError,
+    ImportError,
+    KeyError,
+    RuntimeError,  # a Metal kernel that is compiled at import
+    SystemExit,  # how mlx-lm's olmo says that a package is missing
+    TypeError,
+    ValueError,
+)
 
 _KV_DTYPES = ("bfloat16", "float16", "float32")
 
@@ -28,11 +39,17 @@ def probe(model: Any) -> ModelCacheSpec:
     known, nothing is computed. Call it on the thread that owns the model.
 
     Raises:
-        UnsupportedCacheError: The model has a cache class that is not served.
+        UnsupportedCacheError: The model has a cache class that is not served, or this machine's
+            backend lacks a kernel of its.
         IncompatibleCacheError: A cache entry that one token leaves empty.
     """
     caches = make_prompt_cache(model)
-    model(mx.zeros((1, 1), dtype=mx.int32), cache=caches)
+    try:
+        model(mx.zeros((1, 1), dtype=mx.int32), cache=caches)
+    except RuntimeError as error:  # a kernel that this machine's backend does not have
+        raise UnsupportedCacheError(
+            f"{type(model).__module__} cannot be run here, not even lazily: {error}"
+        ) from error
     return spec_of_caches(caches)
 
 
@@ -70,7 +87,7 @@ def _build(config: dict[str, Any]) -> Any:
     try:
         model_class, args_class = utils._get_classes(config=config)
         return model_class(args_class.from_dict(config))
-    except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+    except _CANNOT_BUILD as error:
         missing = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
         raise ModelSpecValidationError(
             f"mlx-lm cannot build model_type {config['model_type']!r} from this config: {error}",
