@@ -45,6 +45,7 @@ def tell(settings: Settings, out: Path, cache_folder: Path, *, rows: Path | None
     console = Console()
     out.mkdir(parents=True, exist_ok=True)
     if rows is not None:
+        rows.parent.mkdir(parents=True, exist_ok=True)
         rows.touch()  # a path that cannot be written is told now, not after minutes
     model = gemma3_demo(cache_folder)
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
