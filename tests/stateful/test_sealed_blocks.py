@@ -106,14 +106,25 @@ class SealedBlocksMachine(RuleBasedStateMachine):
 
     @rule(parts=segments, cut=st.integers(0, 3))
     def hit(self, parts, cut):
-        """Ask for the sequence and more, or for all but its last tokens."""
+        """Ask for the sequence and more, for itself, or for all but its last tokens."""
         tokens = spelled(parts)
-        tokens = tokens[: len(tokens) - cut] if 0 < cut < len(tokens) else [*tokens, -1]
+        tokens = tokens[: len(tokens) - cut + 1] if cut else [*tokens, -1]
         hold = self.sealed.hold(pack(tokens))
         self.check_rows(hold, tokens)
         self.check_length(hold.plan.n_tokens, tokens)
         self.sealed.touch(hold)
         self.holds.append((hold, tokens))
+
+    @precondition(lambda self: len(self.sealed))
+    @rule(index=st.integers(0, 1000))
+    def hit_just_before_a_published_end(self, index):
+        """One token less than the window was captured for: its first row is missing."""
+        ends = self.sealed.sequences()
+        tokens = self.tokens_of(ends[index % len(ends)])
+        hold = self.sealed.hold(pack(tokens))
+        self.check_rows(hold, tokens)
+        self.check_length(hold.plan.n_tokens, tokens)
+        self.sealed.release(hold)
 
     @precondition(lambda self: self.holds)
     @rule(index=st.integers(0, 1000))
