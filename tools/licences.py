@@ -60,6 +60,7 @@ def allowed_expression(expression: str) -> bool:
 
 
 def _met(node: object) -> bool:
+    # The library's nodes are classes made at run time: told apart by name, their args untyped.
     operator = type(node).__name__
     if operator == "AND":
         return all(map(_met, node.args))  # type: ignore[attr-defined]

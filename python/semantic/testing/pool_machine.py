@@ -110,6 +110,7 @@ class PoolMachine(RuleBasedStateMachine):
             "arrays_max": arrays,
         }
         self.budgets = native, reference
+        # `terms` mixes ints and None, which a dict cannot say by key: hence the two ignores.
         self.twins = [
             _Twins(BlockPool(first, budget=native), ReferencePool(first, budget=reference)),
             _Twins(
@@ -307,6 +308,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert type(ours) is type(theirs), (ours, theirs)
         if isinstance(ours, SemanticError) and isinstance(theirs, SemanticError):
             our_id, their_id = (getattr(error, "block_id", None) for error in (ours, theirs))
+            # Not every error has an id: None maps to None, whatever the dict's key type says.
             assert self.reference_of.get(our_id, our_id) == their_id  # type: ignore[arg-type]
             if isinstance(ours, PoolExhaustedError):
                 for fact in ("bytes_requested", "bytes_available", "bytes_short"):

@@ -16,6 +16,7 @@ def metered_generator(generator_class: type[Any], report: Callable[[int], None])
         report: Called with `prompt_cache_nbytes`, on the thread that generates.
     """
 
+    # The base is whatever class the installed mlx-lm has: known at run time only.
     class MeteredBatchGenerator(generator_class):  # type: ignore[misc]
         """The server's batch, with a meter."""
 
