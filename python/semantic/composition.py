@@ -19,8 +19,8 @@ class _LazyMlx:
     def __init__(self) -> None:
         self._mlx: Materialiser | None = None
 
-    def open(self, spec: ModelCacheSpec, caches: Caches) -> LiveCaches:
-        return self._load().open(spec, caches)
+    def open(self, spec: ModelCacheSpec, caches: Caches, n_tokens: int) -> LiveCaches:
+        return self._load().open(spec, caches, n_tokens)
 
     def restore(self, spec: ModelCacheSpec, plan: HitPlan, data: Mapping[int, BlockData]) -> Caches:
         return self._load().restore(spec, plan, data)

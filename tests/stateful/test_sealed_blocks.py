@@ -7,6 +7,7 @@ under: a hit whose rows do not spell its own prompt is a wrong KV, whatever the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -15,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from semantic.application.sealed_blocks import SealedBlocks
 from semantic.domain.identity import Namespace, pack
-from semantic.domain.layer_group import LayerGroup, TokenTensor
+from semantic.domain.layer_group import LayerGroup, StateTensor, TokenTensor
 from semantic.domain.services import BlockPool
 from semantic.domain.value_objects import ModelCacheSpec
 
@@ -23,8 +24,16 @@ TENSORS = (TokenTensor("keys", 1, 4, "float16"), TokenTensor("values", 1, 4, "fl
 GLOBAL = LayerGroup("global", "global", (0,), TENSORS)
 
 
-def window(size: int, layer: int, name: str = "sliding_window") -> LayerGroup:
-    return LayerGroup(name, "sliding_window", (layer,), TENSORS, window=size)
+COMPRESSED = (TokenTensor("compress_kv", 1, 4, "float32", stride=4),)
+STATE = LayerGroup("state", "state", (1,), (StateTensor("slot_0", (3, 4), "float32"),))
+
+
+def window(size: int, layer: int, name: str = "sliding_window", keep: int = 0) -> LayerGroup:
+    return LayerGroup(name, "sliding_window", (layer,), TENSORS, window=size, keep=keep)
+
+
+def chunk(size: int, layer: int) -> LayerGroup:
+    return LayerGroup("chunked", "chunked", (layer,), TENSORS, chunk=size)
 
 
 SPECS = {
@@ -33,7 +42,32 @@ SPECS = {
     "window_256": ModelCacheSpec((window(256, 1), GLOBAL)),
     "two_windows": ModelCacheSpec((GLOBAL, window(300, 1), window(700, 2, "sliding_window.1"))),
     "window_only": ModelCacheSpec((window(512, 0),)),
+    "kept_front": ModelCacheSpec((GLOBAL, window(300, 1, keep=4))),
+    "chunk_300": ModelCacheSpec((GLOBAL, chunk(300, 1))),
+    "chunk_512": ModelCacheSpec((GLOBAL, chunk(512, 1))),
+    "state": ModelCacheSpec((GLOBAL, STATE)),
+    "state_only": ModelCacheSpec((replace(STATE, layers=(0,)),)),
+    "state_window": ModelCacheSpec((window(100, 0), STATE)),
+    "compressed": ModelCacheSpec(
+        (
+            LayerGroup("global", "global", (0,), COMPRESSED, growth="exact"),
+            window(100, 1),
+            replace(chunk(4, 2), growth="exact"),
+        )
+    ),
 }
+
+
+def read_positions(group: LayerGroup, end: int) -> list[int]:
+    """What a hit at `end` must find, written down once more."""
+    if group.layer_type == "state":
+        return [end - 1]
+    if group.layer_type == "chunked":
+        return [p for p in range(end) if p // group.chunk == end // group.chunk]
+    if group.layer_type == "sliding_window":
+        recent = group.window - group.keep - 1
+        return [p for p in range(end) if p < group.keep or p >= end - recent]
+    return list(range(end))
 
 
 class TokenRows:
@@ -48,12 +82,24 @@ class TokenRows:
     def n_tokens(self) -> int:
         return len(self._tokens)
 
-    def first_position(self, group: str) -> int:
-        size = self._spec.group(group).window
-        return 0 if size is None else max(0, self.n_tokens - size - self._overshoot)
+    @property
+    def view_bytes(self) -> int:
+        return 0
+
+    def known_spans(self, group: str) -> tuple[tuple[int, int], ...]:
+        known = self._spec.group(group)
+        if known.layer_type == "global":
+            return ((0, self.n_tokens),)
+        if known.layer_type == "state":
+            return ((self.n_tokens - 1, self.n_tokens),)
+        reads = read_positions(known, self.n_tokens)
+        recent = min([p for p in reads if p >= known.keep], default=self.n_tokens)
+        spans = ((0, known.keep), (max(0, recent - self._overshoot), self.n_tokens))
+        return tuple((lo, hi) for lo, hi in spans if lo < hi)
 
     def capture(self, group: str, spans: Sequence[tuple[int, int]]) -> list[dict[str, object]]:
-        assert all(self.first_position(group) <= lo < hi <= self.n_tokens for lo, hi in spans)
+        known = self.known_spans(group)
+        assert all(any(a <= lo < hi <= b for a, b in known) for lo, hi in spans)
         return [{"prefix": tuple(self._tokens[:hi]), "lo": lo, "hi": hi} for lo, hi in spans]
 
 
@@ -150,22 +196,22 @@ class SealedBlocksMachine(RuleBasedStateMachine):
         end = hold.plan.n_tokens
         assert end < len(tokens)
         for name, spans in hold.plan.spans:
-            size = self.spec.group(name).window
-            position = 0 if size is None else max(0, end - size + 1)
+            group = self.spec.group(name)
+            read = [p for span in spans for p in range(span.lo, span.hi)]
+            assert read == (read_positions(group, end) if end else [])
             for span in spans:
-                assert span.lo == position
-                position = span.hi
                 row = hold.data[span.block_id]
                 assert row["lo"] <= span.lo < span.hi <= row["hi"]
                 assert list(row["prefix"][: span.hi]) == tokens[: span.hi]
-            assert position == end
+                if group.layer_type == "state":
+                    assert row["hi"] == end  # a state serves the one position it was taken at
 
     def check_length(self, found, tokens):
         """At least the longest published end that is a prefix; without windows, all in common."""
         ends = [tuple(self.tokens_of(c)) for c in self.sealed.sequences()]
         whole = [len(e) for e in ends if len(e) < len(tokens) and tuple(tokens[: len(e)]) == e]
         assert found >= max(whole, default=0)
-        if all(group.window is None for group in self.spec.groups):
+        if not any(group.is_bounded for group in self.spec.groups):
             shared = max((common(e, tokens) for e in ends), default=0)
             assert found == min(shared, len(tokens) - 1)
 

@@ -20,7 +20,7 @@ from semantic.domain.errors import (
     UnsupportedCacheError,
 )
 from semantic.domain.identity import BlockHash, Namespace, Tokens, block_key, pack
-from semantic.domain.live_bytes import DEFAULT_PREFILL_STEP
+from semantic.domain.growth import DEFAULT_PREFILL_STEP
 from semantic.domain.reports import HitPlan
 from semantic.domain.services import BlockPool
 from semantic.domain.value_objects import ModelCacheSpec
@@ -50,7 +50,7 @@ class SystemClock:
 class _NoMaterialiser:
     """Stands in where no MLX side was given: accounting works, tensors do not."""
 
-    def open(self, spec: ModelCacheSpec, caches: Caches) -> LiveCaches:
+    def open(self, spec: ModelCacheSpec, caches: Caches, n_tokens: int) -> LiveCaches:
         raise UnsupportedCacheError(_NO_MLX)
 
     def restore(self, spec: ModelCacheSpec, plan: HitPlan, data: Mapping[int, BlockData]) -> Caches:

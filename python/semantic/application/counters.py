@@ -36,6 +36,13 @@ class Counters:
             self._counts["prompt_tokens"] += prompt_tokens
             self._counts["cached_tokens"] += cached_tokens
 
+    def views_released(self, n_bytes: int) -> None:
+        """A capture found views in the running caches that kept so many bytes beyond `nbytes`."""
+        with self._lock:
+            self._counts["view_bytes"] += n_bytes
+        if n_bytes:
+            _log.info("released %d bytes that views in the caches kept alive", n_bytes)
+
     def failure(self, reason: str, detail: str) -> None:
         """Something went wrong and was served without the cache."""
         with self._lock:
@@ -48,11 +55,11 @@ class Counters:
                 _log.exception("the failure callback failed")
 
     def as_dict(self) -> dict[str, int | float | Mapping[str, int]]:
-        """Counts so far: requests, hits, prompt_tokens, cached_tokens, hit_rate, failures."""
+        """Counts so far: requests, hits, tokens, hit rate, failures, bytes released from views."""
         with self._lock:
             counts = {
                 name: self._counts[name]
-                for name in ("requests", "hits", "prompt_tokens", "cached_tokens")
+                for name in ("requests", "hits", "prompt_tokens", "cached_tokens", "view_bytes")
             }
             failures = dict(self._failures)
         prompt_tokens = counts["prompt_tokens"]

@@ -5,7 +5,7 @@ What it protects:
 * A node is found by its chained key *and* by comparing its tokens: a collision is a miss.
 * Every node leads to a checkpoint, so nothing is kept that can complete no legal hit. Where every
   group is unbounded, each position is legal and a checkpoint only marks a sequence's end.
-* Order of eviction: with window groups, the least recently used checkpoint, and the nodes that
+* Order of eviction: with bounded groups, the least recently used checkpoint, and the nodes that
   lead nowhere without it. Otherwise the least recently used leaf. A path is touched from its tail
   to its head, so the oldest node is always a leaf: tails go before heads.
 * What a running sequence holds is never a victim.
@@ -20,7 +20,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from semantic.application.hit_plan import plan_hit, window_start
+from semantic.application.hit_plan import plan_hit
 from semantic.application.prefix_node import (
     Checkpoint,
     Claim,
@@ -68,8 +68,8 @@ class PrefixIndex:
         self._spec = spec
         self._hash = hash_block
         self._root = PrefixNode(root, Tokens("q"), 0)
-        self._unbounded = [group for group in spec.groups if group.window is None]
-        self._windowed = [group for group in spec.groups if group.window is not None]
+        self._unbounded = [group for group in spec.groups if not group.is_bounded]
+        self._bounded = [group for group in spec.groups if group.is_bounded]
         self._nodes: OrderedDict[PrefixNode, None] = OrderedDict()
         self._checkpoints: OrderedDict[Checkpoint, None] = OrderedDict()
         self._blocks: dict[int, SealedBlock] = {}
@@ -98,7 +98,7 @@ class PrefixIndex:
     def plan(self, tokens: Tokens, limit: int) -> HitPlan:
         """The longest hit of at most `limit` tokens. Changes nothing.
 
-        A partial block is looked for beside the deepest full one, and with window groups beside
+        A partial block is looked for beside the deepest full one, and with bounded groups beside
         every one: a checkpoint inside a token block lives in the one sibling that took it over.
         """
         path = self._full_path(tokens)
@@ -107,7 +107,7 @@ class PrefixIndex:
             if min((depth + 1) * BLOCK_TOKENS, limit) <= best.n_tokens:
                 break
             best = self._best_beside(path[:depth], tokens, limit, best)
-            if not self._windowed:
+            if not self._bounded:
                 break
         return best
 
@@ -137,8 +137,8 @@ class PrefixIndex:
     ) -> list[Checkpoint]:
         """The checkpoints that keep these blocks: the one at `end`, or else those behind it."""
         later = [c for node in nodes for c in node.checkpoints.values() if c.end >= end]
-        if self._windowed:
-            later = [c for c in later if any(block in c.window for block in blocks)]
+        if self._bounded:
+            later = [c for c in later if any(block in c.reads for block in blocks)]
         return [c for c in later if c.end == end] or later
 
     def _full_path(self, tokens: Tokens) -> list[PrefixNode]:
@@ -172,22 +172,26 @@ class PrefixIndex:
     def missing(self, tokens: Tokens, nodes: Sequence[PrefixNode]) -> list[MissingSpan]:
         """What has to be captured so that a hit at `len(tokens)` becomes legal.
 
-        Window rows come first: without them the others serve nothing.
+        What a hit reads of the bounded groups comes first: without it the others serve nothing.
         """
         end = len(tokens)
         missing = []
-        for group in self._windowed:
-            first = window_start(group, end)
-            for start in range(first // BLOCK_TOKENS * BLOCK_TOKENS, end, BLOCK_TOKENS):
-                lo, hi = max(start, first), min(start + BLOCK_TOKENS, end)
-                number = start // BLOCK_TOKENS
-                node = nodes[number] if number < len(nodes) else None
-                if node is None or node.window_block(group.name, lo, hi) is None:
-                    missing.append(MissingSpan(group.name, lo, hi))
+        for group, number, lo, hi in self._reads(end):
+            node = nodes[number] if number < len(nodes) else None
+            if node is None or node.bounded_block(group, lo, hi) is None:
+                missing.append(MissingSpan(group, lo, hi))
         for start in range(len(nodes) * BLOCK_TOKENS, end, BLOCK_TOKENS):
             hi = min(start + BLOCK_TOKENS, end)
             missing += [MissingSpan(group.name, start, hi) for group in self._unbounded]
         return missing
+
+    def _reads(self, end: int) -> Iterator[tuple[str, int, int, int]]:
+        """What a hit at `end` reads of bounded groups: (group, token block, first, last)."""
+        for group in self._bounded:
+            for first, last in group.spans_needed(end):
+                for number in range(first // BLOCK_TOKENS, -(-last // BLOCK_TOKENS)):
+                    start = number * BLOCK_TOKENS
+                    yield group.name, number, max(start, first), min(start + BLOCK_TOKENS, last)
 
     def publish(
         self, tokens: Tokens, agent_id: str, kind: str, captured: Sequence[SealedBlock]
@@ -242,8 +246,8 @@ class PrefixIndex:
 
     def _absorb(self, node: PrefixNode, shorter: PrefixNode, surplus: list[SealedBlock]) -> None:
         """Take over what a partial node has; fuller unbounded blocks replace its own."""
-        for group, blocks in shorter.windows.items():
-            node.windows.setdefault(group, []).extend(blocks)
+        for group, blocks in shorter.bounded.items():
+            node.bounded.setdefault(group, []).extend(blocks)
             for block in blocks:
                 block.node = node
         for checkpoint in shorter.checkpoints.values():
@@ -256,14 +260,14 @@ class PrefixIndex:
 
     def _place(self, node: PrefixNode, block: SealedBlock) -> bool:
         """Give a block to its node, unless the node has one as good."""
-        if self._spec.group(block.group).window is None:
+        if not self._spec.group(block.group).is_bounded:
             if block.group in node.unbounded:
                 return False
             node.unbounded[block.group] = block
         else:
-            if node.window_block(block.group, block.lo, block.hi) is not None:
+            if node.bounded_block(block.group, block.lo, block.hi) is not None:
                 return False
-            node.windows.setdefault(block.group, []).append(block)
+            node.bounded.setdefault(block.group, []).append(block)
         block.node = node
         self._blocks[block.block_id] = block
         self.blocks_by_kind[block.kind, block.group] += 1
@@ -282,24 +286,21 @@ class PrefixIndex:
             existing.agents.add(agent_id)
             self._checkpoints.move_to_end(existing)
             return claim
-        checkpoint = Checkpoint(node, end, {agent_id}, kind, self.window_of(path, end))
-        for block in checkpoint.window:
+        checkpoint = Checkpoint(node, end, {agent_id}, kind, self.reads_at(path, end))
+        for block in checkpoint.reads:
             block.checkpoints += 1
         node.checkpoints[end] = checkpoint
         self._checkpoints[checkpoint] = None
         return Claim(checkpoint, is_new_end=True, is_new_agent=True)
 
-    def window_of(self, path: Sequence[PrefixNode], end: int) -> list[SealedBlock]:
-        """The window blocks along `path` that a hit at `end` reads, as far as they are there."""
-        window = []
-        for group in self._windowed:
-            first = window_start(group, end)
-            for node in path:
-                lo, hi = max(node.start, first), min(node.end, end)
-                block = node.window_block(group.name, lo, hi) if lo < hi else None
-                if block is not None:
-                    window.append(block)
-        return window
+    def reads_at(self, path: Sequence[PrefixNode], end: int) -> list[SealedBlock]:
+        """The bounded blocks along `path` that a hit at `end` reads, as far as they are there."""
+        found = (
+            path[number].bounded_block(group, lo, hi)
+            for group, number, lo, hi in self._reads(end)
+            if number < len(path)
+        )
+        return [block for block in found if block is not None]
 
     def settle(self, checkpoint: Checkpoint, agent_id: str) -> None:
         """The turn is over: drop the agent's own shorter ends that this one serves as well.
@@ -307,7 +308,7 @@ class PrefixIndex:
         Where every position is legal, a longer sequence serves all that a shorter one did.
         """
         node: PrefixNode | None = checkpoint.node
-        while node is not None and not self._windowed and checkpoint in self._checkpoints:
+        while node is not None and not self._bounded and checkpoint in self._checkpoints:
             for end, covered in list(node.checkpoints.items()):
                 if end < checkpoint.end and covered.agents <= {agent_id}:
                     del self._checkpoints[node.checkpoints.pop(end)]
@@ -327,12 +328,12 @@ class PrefixIndex:
         Returns:
             The blocks that it frees, which may be none; None when nothing may go.
         """
-        return self._evict_checkpoint() if self._windowed else self._evict_oldest_leaf()
+        return self._evict_checkpoint() if self._bounded else self._evict_oldest_leaf()
 
     def _evict_checkpoint(self) -> list[SealedBlock] | None:
         for checkpoint in self._checkpoints:
             # One that a running sequence holds whole frees nothing; parts of it may be shared.
-            if not checkpoint.window or not all(block.leases for block in checkpoint.window):
+            if not checkpoint.reads or not all(block.leases for block in checkpoint.reads):
                 return self.drop(checkpoint)
         return None
 
@@ -351,9 +352,9 @@ class PrefixIndex:
             return []
         del self._checkpoints[checkpoint]
         del checkpoint.node.checkpoints[checkpoint.end]
-        for block in checkpoint.window:
+        for block in checkpoint.reads:
             block.checkpoints -= 1
-        unneeded = [block for block in checkpoint.window if not block.checkpoints]
+        unneeded = [block for block in checkpoint.reads if not block.checkpoints]
         return self.released(unneeded) + self._prune(checkpoint.node)
 
     def released(self, blocks: Iterable[SealedBlock]) -> list[SealedBlock]:
@@ -363,8 +364,8 @@ class PrefixIndex:
             node = block.node
             if node is None or block.leases:
                 continue
-            if block.group in node.windows and not block.checkpoints:
-                freed.append(self._remove_window_block(node, block))
+            if block.group in node.bounded and not block.checkpoints:
+                freed.append(self._remove_bounded_block(node, block))
             freed += self._prune(node)
         return freed
 
@@ -380,10 +381,10 @@ class PrefixIndex:
 
     def _discard_block(self, block: SealedBlock, node: PrefixNode) -> list[SealedBlock]:
         freed: list[SealedBlock] = []
-        if self._windowed:
+        if self._bounded:
             for behind in _tails_first(node):
                 for checkpoint in list(behind.checkpoints.values()):
-                    if block.group in node.unbounded or block in checkpoint.window:
+                    if block.group in node.unbounded or block in checkpoint.reads:
                         freed += self.drop(checkpoint)
         else:
             for behind in _tails_first(node):
@@ -444,8 +445,8 @@ class PrefixIndex:
             self._forget_block(block)
         return freed
 
-    def _remove_window_block(self, node: PrefixNode, block: SealedBlock) -> SealedBlock:
-        node.remove_window_block(block)
+    def _remove_bounded_block(self, node: PrefixNode, block: SealedBlock) -> SealedBlock:
+        node.remove_bounded_block(block)
         self._forget_block(block)
         return block
 

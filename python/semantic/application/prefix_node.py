@@ -23,7 +23,7 @@ class SealedBlock:
         data: The tensors, by name.
         kind: What kind of segment published it.
         leases: Running sequences that hold it.
-        checkpoints: Checkpoints whose window it is part of; unused in unbounded groups.
+        checkpoints: Checkpoints that read it; unused in unbounded groups.
     """
 
     block_id: int
@@ -50,14 +50,14 @@ class Checkpoint:
         end: Its length in tokens.
         agents: Who published it; it stays while one of them still wants it.
         kind: What kind of segment ended here.
-        window: The window blocks that a hit at `end` reads.
+        reads: The blocks of bounded groups that a hit at `end` reads.
     """
 
     node: PrefixNode
     end: int
     agents: set[str]
     kind: str
-    window: list[SealedBlock] = field(default_factory=list)
+    reads: list[SealedBlock] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ class Claim:
 class PrefixNode:
     """One token block under its exact prefix.
 
-    Only a full node has children. Its unbounded blocks cover all of its tokens; its window blocks
-    cover what some checkpoint needs.
+    Only a full node has children. Its unbounded blocks cover all of its tokens; its bounded blocks
+    (windows, chunks, states) cover what some checkpoint reads.
     """
 
     key: bytes
@@ -89,7 +89,7 @@ class PrefixNode:
     parent: PrefixNode | None = None
     children: dict[bytes, PrefixNode] = field(default_factory=dict)
     unbounded: dict[str, SealedBlock] = field(default_factory=dict)
-    windows: dict[str, list[SealedBlock]] = field(default_factory=dict)
+    bounded: dict[str, list[SealedBlock]] = field(default_factory=dict)
     checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
 
     @property
@@ -105,20 +105,20 @@ class PrefixNode:
     def blocks(self) -> Iterator[SealedBlock]:
         """Every sealed block it owns."""
         yield from self.unbounded.values()
-        for blocks in self.windows.values():
+        for blocks in self.bounded.values():
             yield from blocks
 
-    def window_block(self, group: str, lo: int, hi: int) -> SealedBlock | None:
-        """A block of a window group that covers `[lo, hi)`."""
-        return next((b for b in self.windows.get(group, ()) if b.covers(lo, hi)), None)
+    def bounded_block(self, group: str, lo: int, hi: int) -> SealedBlock | None:
+        """A block of a bounded group that covers `[lo, hi)`."""
+        return next((b for b in self.bounded.get(group, ()) if b.covers(lo, hi)), None)
 
-    def remove_window_block(self, block: SealedBlock) -> None:
-        """Forget a window block."""
-        remaining = [b for b in self.windows[block.group] if b is not block]
+    def remove_bounded_block(self, block: SealedBlock) -> None:
+        """Forget a block of a bounded group."""
+        remaining = [b for b in self.bounded[block.group] if b is not block]
         if remaining:
-            self.windows[block.group] = remaining
+            self.bounded[block.group] = remaining
         else:
-            del self.windows[block.group]
+            del self.bounded[block.group]
 
 
 def common_prefix(a: Tokens, b: Tokens) -> int:

@@ -53,12 +53,13 @@ def publish_caches(
         exact: Refuse caches whose length is not that of `tokens`; else publish what both have.
     """
     try:
-        live = memory.materialiser.open(memory.spec, caches)
+        live = memory.materialiser.open(memory.spec, caches, len(tokens))
         if exact and live.n_tokens != len(tokens):
             raise IncompatibleCacheError(
                 f"the caches hold {live.n_tokens} positions, not {len(tokens)}"
             )
         publication = memory.sealed.publish(tokens[: live.n_tokens], live, agent_id, kind)
+        memory.counters.views_released(live.view_bytes)
     except Exception as error:
         reason = reason_of(error)
         if reason == "failed":

@@ -16,7 +16,7 @@ from semantic.application.prefix_index import MissingSpan, PrefixCollisionError,
 from semantic.application.prefix_node import Checkpoint, PrefixNode, SealedBlock
 from semantic.domain.errors import BlockOperationError
 from semantic.domain.identity import BlockHash, Namespace, Tokens, block_key
-from semantic.domain.layer_group import BLOCK_TOKENS
+from semantic.domain.layer_group import BLOCK_TOKENS, Span
 from semantic.domain.reports import CommitReport, HitPlan
 from semantic.domain.services import BlockPool
 from semantic.domain.value_objects import ModelCacheSpec
@@ -170,10 +170,10 @@ class SealedBlocks:
             agent_id: Who publishes.
             kind: What kind of segment ends here.
         """
-        first = {group.name: live.first_position(group.name) for group in self._spec.groups}
+        known = {group.name: live.known_spans(group.name) for group in self._spec.groups}
         with self._lock:
             self._forget_lost_blocks()
-            draft = self._draft(tokens, first)
+            draft = self._draft(tokens, known)
         if draft.refusal is not None:
             return Publication(draft.refusal)
         try:
@@ -183,23 +183,23 @@ class SealedBlocks:
             with self._lock:
                 self._unlease(draft.base)
 
-    def _draft(self, tokens: Tokens, first: Mapping[str, int]) -> _Draft:
+    def _draft(self, tokens: Tokens, known: Mapping[str, Sequence[Span]]) -> _Draft:
         """The longest prefix that can be published now, with what it builds upon held."""
-        draft = self._try_length(tokens, first)
+        draft = self._try_length(tokens, known)
         if draft.refusal is not None and draft.refusal.reason == "budget":
-            end = self._affordable_end(tokens, first)
+            end = self._affordable_end(tokens, known)
             if end:
-                draft = self._try_length(tokens[:end], first)
+                draft = self._try_length(tokens[:end], known)
         return draft
 
-    def _try_length(self, tokens: Tokens, first: Mapping[str, int]) -> _Draft:
+    def _try_length(self, tokens: Tokens, known: Mapping[str, Sequence[Span]]) -> _Draft:
         nodes = self._index.holders(tokens)
         while not self._lease(base := self._base_of(nodes, len(tokens))):
             nodes = self._index.holders(tokens)
         ids = [block.block_id for block in base]
         try:
             missing = self._index.missing(tokens, nodes)
-            refusal = self._lost_rows(missing, first)
+            refusal = self._lost_rows(missing, known)
             if refusal is None:
                 if self._make_room(self._bytes_of(missing)):
                     return _Draft(tokens, missing, ids)
@@ -213,14 +213,15 @@ class SealedBlocks:
     def _base_of(self, nodes: Sequence[PrefixNode], end: int) -> list[SealedBlock]:
         """What a publication that ends at `end` builds upon; other ends' windows may go for it."""
         unbounded = [block for node in nodes for block in node.unbounded.values()]
-        return unbounded + self._index.window_of(nodes, end)
+        return unbounded + self._index.reads_at(nodes, end)
 
-    def _affordable_end(self, tokens: Tokens, first: Mapping[str, int]) -> int:
+    def _affordable_end(self, tokens: Tokens, known: Mapping[str, Sequence[Span]]) -> int:
         """The longest whole number of token blocks that fits, by bisection; 0 for none.
 
-        Where a ring has moved on, only the whole sequence can be restored.
+        Where a ring has moved on, and where there is a state, only the whole sequence can be
+        restored.
         """
-        if any(first.values()):
+        if any(tuple(spans) != ((0, len(tokens)),) for spans in known.values()):
             return 0
         nodes = self._index.holders(tokens)
         base = self._base_of(nodes, len(tokens))
@@ -243,12 +244,13 @@ class SealedBlocks:
         return sum(self._spec.bytes_per_block(span.group) for span in missing)
 
     def _lost_rows(
-        self, missing: Sequence[MissingSpan], first: Mapping[str, int]
+        self, missing: Sequence[MissingSpan], known: Mapping[str, Sequence[Span]]
     ) -> CommitReport | None:
         """Why the live caches cannot give these rows: their rings have moved on."""
         for span in missing:
-            if span.lo < first[span.group]:
-                detail = f"{span.group} needs position {span.lo}, sure from {first[span.group]} on"
+            if not any(lo <= span.lo and span.hi <= hi for lo, hi in known[span.group]):
+                have = list(known[span.group])
+                detail = f"{span.group} needs positions {span.lo} to {span.hi}, sure are {have}"
                 return CommitReport(0, "incomplete_window", detail)
         return None
 

@@ -7,7 +7,10 @@ import typer
 from semantic.cli.sizes import parse_size
 from semantic.domain.errors import PoolConfigurationError
 
-__all__ = ["memory_size"]
+__all__ = ["context_lengths", "memory_size"]
+
+_MOST_TOKENS = 1 << 27
+"""Prefills are walked step by step: some seconds at this length, and no model goes so far."""
 
 
 def memory_size(text: str) -> int:
@@ -16,3 +19,21 @@ def memory_size(text: str) -> int:
         return parse_size(text)
     except PoolConfigurationError as error:
         raise typer.BadParameter(error.message) from error
+
+
+def context_lengths(text: str) -> list[int]:
+    """The lengths in tokens that a list such as `4096,32K` names: in its order, each once."""
+    return list(dict.fromkeys(map(_context_length, text.split(","))))
+
+
+def _context_length(text: str) -> int:
+    number = text.strip().upper()
+    factor = 1024 if number.endswith("K") else 1
+    digits = number.removesuffix("K")
+    if len(digits) > len(str(_MOST_TOKENS)) and digits.isdecimal():
+        raise typer.BadParameter(f"no context is longer than {_MOST_TOKENS:,} tokens here")
+    if not digits.isdecimal() or int(digits) == 0:
+        raise typer.BadParameter(f"{text!r} is no context length; write 4096 or 4K (4 x 1024)")
+    if int(digits) * factor > _MOST_TOKENS:
+        raise typer.BadParameter(f"no context is longer than {_MOST_TOKENS:,} tokens here")
+    return int(digits) * factor

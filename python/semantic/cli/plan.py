@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from semantic.cli.extras import missing_message
-from semantic.cli.options import memory_size
+from semantic.cli.options import context_lengths, memory_size
 from semantic.cli.plan_sheet import Cell, Sheet, make_sheet, write_csv, write_xlsx
 from semantic.cli.sizes import format_size
 from semantic.domain.errors import SemanticError
@@ -52,7 +52,7 @@ def _plan(
         typer.echo(message, err=True)
         raise typer.Exit(2)
     sizes = {text.strip(): memory_size(text) for text in memory.split(",")}
-    contexts = [_tokens(text) for text in context.split(",")]
+    contexts = context_lengths(context)
     try:
         sheet = make_sheet(models, sizes, contexts, basis)
         if csv is not None:
@@ -66,15 +66,6 @@ def _plan(
         typer.echo(json.dumps(sheet.records(), indent=1))
     else:
         _print(sheet, basis)
-
-
-def _tokens(text: str) -> int:
-    number = text.strip().upper()
-    factor = 1024 if number.endswith("K") else 1
-    digits = number.removesuffix("K")
-    if not digits.isdecimal() or int(digits) == 0:
-        raise typer.BadParameter(f"{text!r} is no context length; write 4096 or 4K (4 x 1024)")
-    return int(digits) * factor
 
 
 def _print(sheet: Sheet, basis: str) -> None:

@@ -16,7 +16,16 @@ from semantic.adapters.model_config import kv_dtype_of, load_config
 from semantic.domain.errors import ModelSpecValidationError
 from semantic.domain.value_objects import Basis, ModelCacheSpec
 
-__all__ = ["Cell", "Sheet", "make_sheet", "preset_names", "spec_of", "write_csv", "write_xlsx"]
+__all__ = [
+    "Cell",
+    "Sheet",
+    "config_of",
+    "make_sheet",
+    "preset_names",
+    "spec_of",
+    "write_csv",
+    "write_xlsx",
+]
 
 Cell = str | int
 
@@ -129,7 +138,7 @@ def spec_of(model: str) -> ModelCacheSpec:
     Raises:
         ModelSpecValidationError: No such preset or file, or a config that says too little.
     """
-    config = _config_of(model)
+    config = config_of(model)
     try:
         dtype = kv_dtype_of(config)
         return ModelCacheSpec.from_model(SimpleNamespace(args=config), kv_dtype=dtype)
@@ -148,7 +157,12 @@ def _probed(config: dict[str, Any], refusal: ModelSpecValidationError) -> ModelC
     return spec_from_config(config)
 
 
-def _config_of(model: str) -> dict[str, Any]:
+def config_of(model: str) -> dict[str, Any]:
+    """The parsed config of a preset, a config file or a model folder.
+
+    Raises:
+        ModelSpecValidationError: No such preset or file, or no JSON object in it.
+    """
     folder = resources.files("semantic") / "presets"
     if model in preset_names():
         return load_config(json.loads((folder / f"{model}.json").read_text("utf-8")))

@@ -2,92 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from semantic.domain._check import whole_number
+from semantic.domain.at_rest import AtRest
 from semantic.domain.errors import ModelSpecValidationError
+from semantic.domain.tensor import BLOCK_TOKENS, DTYPE_BYTES, StateTensor, TokenTensor
 
-__all__ = ["BLOCK_TOKENS", "DTYPE_BYTES", "LayerGroup", "LayerType", "StateTensor", "TokenTensor"]
-
-BLOCK_TOKENS = 256
-"""Positions in a token block: the growth step of mlx-lm's KVCache (ADR-002)."""
+__all__ = [
+    "BLOCK_TOKENS",
+    "DTYPE_BYTES",
+    "Growth",
+    "LayerGroup",
+    "LayerType",
+    "Span",
+    "StateTensor",
+    "TokenTensor",
+]
 
 LayerType = Literal["global", "sliding_window", "chunked", "state"]
 
-DTYPE_BYTES = {
-    "bool": 1,
-    "int8": 1,
-    "uint8": 1,
-    "int16": 2,
-    "uint16": 2,
-    "float16": 2,
-    "bfloat16": 2,
-    "int32": 4,
-    "uint32": 4,
-    "float32": 4,
-    "int64": 8,
-    "uint64": 8,
-    "float64": 8,
-    "complex64": 8,
-}
-"""Bytes of one element, by MLX's dtype names."""
+Growth = Literal["steps", "exact"]
+"""How mlx-lm's buffers grow: ahead, in steps of 256 rows, or row by row without slack."""
 
-
-def _check_dtype(dtype: object) -> None:
-    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-        raise ModelSpecValidationError(
-            f"unknown dtype {dtype!r}; one of {', '.join(DTYPE_BYTES)}", attribute="dtype"
-        )
-
-
-def _check_name(name: object) -> None:
-    if not isinstance(name, str) or not name:
-        raise ModelSpecValidationError("a layer group needs a name", attribute="name")
-
-
-@dataclass(frozen=True, slots=True)
-class TokenTensor:
-    """A tensor that has one row per position: `[heads, tokens, dim]` in each layer.
-
-    A width of 0 is legal: some architectures cache no values.
-    """
-
-    name: str
-    heads: int
-    dim: int
-    dtype: str
-
-    def __post_init__(self) -> None:
-        whole_number(self.heads, "heads", ModelSpecValidationError, at_least=1, attribute="heads")
-        whole_number(self.dim, "dim", ModelSpecValidationError, attribute="dim")
-        _check_dtype(self.dtype)
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes of one position in one layer: heads x dim x element size."""
-        return self.heads * self.dim * DTYPE_BYTES[self.dtype]
-
-
-@dataclass(frozen=True, slots=True)
-class StateTensor:
-    """A tensor of fixed shape in each layer: recurrent or convolution state."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(self.shape))
-        for size in self.shape:
-            whole_number(size, "shape", ModelSpecValidationError, attribute="shape")
-        _check_dtype(self.dtype)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensor in one layer."""
-        return prod(self.shape) * DTYPE_BYTES[self.dtype]
+Span = tuple[int, int]
+"""Positions `[lo, hi)`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +38,15 @@ class LayerGroup:
         name: Unique in its spec: the layer type, or the layer type and a number.
         layer_type: "global", "sliding_window", "chunked" or "state".
         layers: The indices of its leaf caches, in the order of the flattened cache list.
-        tensors: The tensors of one layer: all `TokenTensor`, or all `StateTensor` for "state".
+        tensors: The tensors of one running layer: all `TokenTensor`, or all `StateTensor` for
+            "state".
         window: Positions that a sliding-window layer sees, the current one included.
         keep: Leading positions that a rotating cache never drops.
-        chunk: Chunk length of a chunked layer, in tokens.
+        chunk: Chunk length of a chunked layer, in tokens: it sees its own chunk only.
         recipe: Constructor facts that rebuild the mlx-lm cache, as sorted pairs. Part of
             equality, never on disk, empty when the spec came from arguments alone.
+        growth: How the running buffers grow.
+        at_rest: How sealed blocks keep the tensors: as they are, or quantised.
 
     Raises:
         ModelSpecValidationError: Fields that contradict the layer type.
@@ -117,16 +60,36 @@ class LayerGroup:
     keep: int = 0
     chunk: int | None = None
     recipe: tuple[tuple[str, object], ...] = ()
+    growth: Growth = "steps"
+    at_rest: AtRest = AtRest()
 
     def __post_init__(self) -> None:
-        if self.layer_type not in get_args(LayerType):
-            raise ModelSpecValidationError(
-                f"unknown layer type {self.layer_type!r}; one of {', '.join(get_args(LayerType))}",
-                attribute="layer_type",
-            )
-        _check_name(self.name)
+        self._check_words()
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "tensors", tuple(self.tensors))
+        self._check_contents()
+        self._check_span("window", self.window, needed=self.layer_type == "sliding_window")
+        self._check_span("chunk", self.chunk, needed=self.layer_type == "chunked")
+        whole_number(self.keep, "keep", ModelSpecValidationError, attribute="keep")
+        if self.keep and (self.window is None or self.keep >= self.window):
+            raise ModelSpecValidationError(
+                f"keep={self.keep} needs a window that is larger", attribute="keep"
+            )
+
+    def _check_words(self) -> None:
+        for word, value, known in (
+            ("layer_type", self.layer_type, get_args(LayerType)),
+            ("growth", self.growth, get_args(Growth)),
+        ):
+            if value not in known:
+                raise ModelSpecValidationError(
+                    f"unknown {word.replace('_', ' ')} {value!r}; one of {', '.join(known)}",
+                    attribute=word,
+                )
+        if not isinstance(self.name, str) or not self.name:
+            raise ModelSpecValidationError("a layer group needs a name", attribute="name")
+
+    def _check_contents(self) -> None:
         for layer in self.layers:
             whole_number(layer, "layers", ModelSpecValidationError, attribute="layers")
         if not self.layers or not self.tensors:
@@ -139,9 +102,10 @@ class LayerGroup:
                 f"group {self.name!r} of type {self.layer_type!r} takes {expected.__name__}s only",
                 attribute="tensors",
             )
-        self._check_span("window", self.window, needed=self.layer_type == "sliding_window")
-        self._check_span("chunk", self.chunk, needed=self.layer_type == "chunked")
-        whole_number(self.keep, "keep", ModelSpecValidationError, attribute="keep")
+        if len({tensor.stride for tensor in self.token_tensors}) > 1:
+            raise ModelSpecValidationError(
+                f"the tensors of group {self.name!r} disagree on the stride", attribute="stride"
+            )
 
     def _check_span(self, field: str, value: int | None, *, needed: bool) -> None:
         if needed:
@@ -157,8 +121,13 @@ class LayerGroup:
         return len(self.layers)
 
     @property
+    def is_bounded(self) -> bool:
+        """Whether a hit needs the rows of its end only, not all from the first position on."""
+        return self.layer_type != "global"
+
+    @property
     def token_tensors(self) -> tuple[TokenTensor, ...]:
-        """The tensors with a row per position; empty for a state group."""
+        """The tensors that grow with the tokens; empty for a state group."""
         return tuple(t for t in self.tensors if isinstance(t, TokenTensor))
 
     @property
@@ -167,15 +136,34 @@ class LayerGroup:
         return tuple(t for t in self.tensors if isinstance(t, StateTensor))
 
     @property
+    def rest_tensors(self) -> tuple[TokenTensor, ...] | tuple[StateTensor, ...]:
+        """The tensors of one layer of a sealed block."""
+        if not self.token_tensors:
+            return self.state_tensors
+        return tuple(kept for t in self.token_tensors for kept in self.at_rest.tensors_of(t))
+
+    @property
+    def stride(self) -> int:
+        """Positions that one row stands for; 1 unless the cache compresses."""
+        return self.token_tensors[0].stride if self.token_tensors else 1
+
+    @property
+    def bytes_per_row_per_layer(self) -> int:
+        """Bytes that one row costs in one running layer; 0 for a state group."""
+        return sum(tensor.bytes_per_row for tensor in self.token_tensors)
+
+    @property
     def bytes_per_token_per_layer(self) -> int:
-        """Bytes that one position costs in one layer; 0 for a state group."""
+        """Bytes that one position costs in one running layer; 0 for a state group."""
         return sum(tensor.bytes_per_token for tensor in self.token_tensors)
 
     @property
     def bytes_per_block_per_layer(self) -> int:
         """Bytes of one block in one layer; for a state group, of one checkpoint."""
-        states = sum(tensor.nbytes for tensor in self.state_tensors)
-        return states + self.bytes_per_token_per_layer * BLOCK_TOKENS
+        return sum(
+            t.nbytes if isinstance(t, StateTensor) else t.bytes_per_row * t.rows_per_block
+            for t in self.rest_tensors
+        )
 
     @property
     def bytes_per_block(self) -> int:
@@ -190,17 +178,43 @@ class LayerGroup:
         span = self.window or self.chunk
         return None if span is None else -(-span // BLOCK_TOKENS)
 
+    def spans_needed(self, end: int) -> tuple[Span, ...]:
+        """The positions whose rows a hit at `end` reads, in order; none where a chunk is over.
+
+        A window of w needs `[end - w + 1, end)`, since the next token is in it too, and a ring that
+        keeps its front needs that as well. A chunk needs what it has so far. A state is kept as the
+        row of its last position.
+        """
+        if self.layer_type == "state":
+            spans: tuple[Span, ...] = ((end - 1, end),)
+        elif self.chunk is not None:
+            spans = ((end - end % self.chunk, end),)
+        elif self.window is not None:
+            kept = min(self.keep, end)
+            spans = ((0, kept), (max(kept, end - self.window + self.keep + 1), end))
+        else:
+            spans = ((0, end),)
+        return tuple((lo, hi) for lo, hi in spans if lo < hi)
+
     def blocks_at_rest(self, n_tokens: int) -> int:
         """Sealed blocks of a sequence at rest at `n_tokens`: those that a hit there reads.
 
         A window that ends inside a token block meets one block more than an agent may hold.
         """
-        if self.window is None:
-            return self.blocks_for(n_tokens)
-        first = max(0, n_tokens - self.window + 1)
-        return -(-n_tokens // BLOCK_TOKENS) - first // BLOCK_TOKENS
+        return sum(
+            -(-hi // BLOCK_TOKENS) - lo // BLOCK_TOKENS for lo, hi in self.spans_needed(n_tokens)
+        )
 
     def blocks_for(self, n_tokens: int) -> int:
         """Blocks that an agent of `n_tokens` holds in this group."""
         blocks = 1 if self.layer_type == "state" else -(-n_tokens // BLOCK_TOKENS)
         return blocks if self.max_blocks is None else min(blocks, self.max_blocks)
+
+    def quantised(self, bits: int, group_size: int) -> LayerGroup:
+        """The same group, its blocks quantised at rest where the widths allow it.
+
+        What runs quantised is kept as it is.
+        """
+        if any(fact == "bits" for fact, _ in self.recipe):
+            return self
+        return replace(self, at_rest=AtRest(bits, group_size))

@@ -129,7 +129,13 @@ def _native_groups(spec: ModelCacheSpec) -> list[tuple[str, str, int, int | None
     if not isinstance(spec, ModelCacheSpec):
         raise PoolConfigurationError(f"spec must be a ModelCacheSpec, not {spec!r}")
     return [
-        (group.name, group.layer_type, group.bytes_per_block, group.max_blocks, len(group.tensors))
+        (
+            group.name,
+            group.layer_type,
+            group.bytes_per_block,
+            group.max_blocks,
+            len(group.rest_tensors),
+        )
         for group in spec.groups
     ]
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from semantic.domain import live_bytes, model_args
 from semantic.domain._check import whole_number
+from semantic.domain.cache_entry import CacheEntry
 from semantic.domain.errors import BlockValidationError, ModelSpecValidationError
 from semantic.domain.layer_group import BLOCK_TOKENS, LayerGroup, LayerType, TokenTensor
-from semantic.domain.live_bytes import DEFAULT_PREFILL_STEP
+from semantic.domain.growth import DEFAULT_PREFILL_STEP
 
 __all__ = ["Basis", "CacheKey", "GenerationResult", "ModelCacheSpec"]
 
@@ -25,16 +26,20 @@ class ModelCacheSpec:
     Args:
         groups: The layer groups, each with a name of its own; together they hold every leaf cache
             exactly once.
+        entries: How the leaf caches lie in the model's list of cache entries. Empty where each
+            entry is a plain leaf cache of its own, in order.
 
     Raises:
         ModelSpecValidationError: No group, a name twice, or a leaf cache in two groups or in none.
     """
 
     groups: tuple[LayerGroup, ...]
+    entries: tuple[CacheEntry, ...] = ()
     block_tokens: int = field(default=BLOCK_TOKENS, init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", tuple(self.groups))
+        object.__setattr__(self, "entries", tuple(self.entries))
         if not self.groups or not all(isinstance(group, LayerGroup) for group in self.groups):
             raise ModelSpecValidationError("a spec needs LayerGroups", attribute="groups")
         names = [group.name for group in self.groups]
@@ -45,6 +50,12 @@ class ModelCacheSpec:
             raise ModelSpecValidationError(
                 f"groups must hold every layer 0 to {len(layers) - 1} exactly once",
                 attribute="layers",
+            )
+        nested = sorted(leaf for entry in self.entries for leaf in entry.all_leaves)
+        if self.entries and nested != layers:
+            raise ModelSpecValidationError(
+                f"entries must hold every layer 0 to {len(layers) - 1} exactly once",
+                attribute="entries",
             )
 
     @classmethod
@@ -68,6 +79,11 @@ class ModelCacheSpec:
     def n_layers(self) -> int:
         """Leaf caches over all groups."""
         return sum(group.n_layers for group in self.groups)
+
+    @property
+    def n_entries(self) -> int:
+        """Cache entries: the length of the list that `make_prompt_cache` returns."""
+        return len(self.entries) or self.n_layers
 
     @property
     def n_kv_heads(self) -> int:
@@ -133,6 +149,32 @@ class ModelCacheSpec:
     def max_blocks_for_layer(self, group: str) -> int | None:
         """Blocks that one agent may hold in the group; None when unbounded."""
         return self.group(group).max_blocks
+
+    def quantised_at_rest(self, kv_bits: int, kv_group_size: int = 64) -> ModelCacheSpec:
+        """The same geometry, its sealed blocks quantised; what runs stays as it is.
+
+        Tensors whose width the group size does not divide, integers and states are kept plain:
+        `plain_at_rest` names them.
+
+        Args:
+            kv_bits: 8 or 4.
+            kv_group_size: Elements that share a scale: 32, 64 or 128.
+
+        Raises:
+            ModelSpecValidationError: Other bits or group sizes.
+        """
+        groups = tuple(group.quantised(kv_bits, kv_group_size) for group in self.groups)
+        return replace(self, groups=groups)
+
+    @property
+    def plain_at_rest(self) -> tuple[str, ...]:
+        """The tensors that sealed blocks keep unquantised, as "group.tensor"."""
+        return tuple(
+            f"{group.name}.{kept.name}"
+            for group in self.groups
+            for kept in group.rest_tensors
+            if kept in group.tensors
+        )
 
     def live_bytes(self, n_tokens: int, prefill_step: int = DEFAULT_PREFILL_STEP) -> int:
         """Sum of `cache.nbytes` once `n_tokens` are in, put there as mlx-lm's generate_step does.

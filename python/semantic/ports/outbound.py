@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from semantic.domain.layer_group import Span
 from semantic.domain.reports import HitPlan, RowSpan
 from semantic.domain.value_objects import ModelCacheSpec
 
@@ -33,8 +34,13 @@ class LiveCaches(Protocol):
         """Positions that every layer holds."""
         ...
 
-    def first_position(self, group: str) -> int:
-        """The first position whose rows the group still has: 0, or what its ring kept."""
+    @property
+    def view_bytes(self) -> int:
+        """Memory that views in the captured caches kept alive beyond their `nbytes`, freed now."""
+        ...
+
+    def known_spans(self, group: str) -> tuple[Span, ...]:
+        """The positions whose rows the group surely has: all, or what its ring kept."""
         ...
 
     def capture(self, group: str, spans: Sequence[tuple[int, int]]) -> Sequence[BlockData]:
@@ -42,10 +48,11 @@ class LiveCaches(Protocol):
 
         Args:
             group: Name of the layer group.
-            spans: Positions inside one token block each.
+            spans: Positions inside one token block each; of a state the last position.
 
         Returns:
-            One block per span: by tensor name, `[layers, heads, 256, dim]`, zero outside the span.
+            One block per span: by tensor name, `[layers, heads, rows, dim]` with the rows of a
+            whole block, zero outside the span; of a state `[layers, *shape]`.
         """
         ...
 
@@ -53,8 +60,14 @@ class LiveCaches(Protocol):
 class Materialiser(Protocol):
     """Turns live caches into blocks and blocks into live caches. Runs on the caller's thread."""
 
-    def open(self, spec: ModelCacheSpec, caches: Caches) -> LiveCaches:
+    def open(self, spec: ModelCacheSpec, caches: Caches, n_tokens: int) -> LiveCaches:
         """The caches, checked against `spec`.
+
+        Args:
+            spec: The geometry.
+            caches: The caches of one sequence.
+            n_tokens: Tokens that the caller put in. Recurrent states do not count theirs; caches
+                that do are believed instead.
 
         Raises:
             UnsupportedCacheError: A cache class that is not served.

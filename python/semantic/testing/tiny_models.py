@@ -28,7 +28,7 @@ from semantic.testing.tokenizer import (
     write_tokenizer,
 )
 
-__all__ = ["GEMMA3_DEMO", "gemma3_demo", "tiny_model"]
+__all__ = ["GEMMA3_DEMO", "gemma3_demo", "lazy_model", "tiny_model"]
 
 GEMMA3_DEMO: dict[str, Any] = {
     "architectures": ["Gemma3ForCausalLM"],
@@ -75,6 +75,20 @@ def tiny_model(config: dict[str, Any], *, seed: int = 0, dtype: str = "float32")
     model.set_dtype(target)
     model.eval()
     mx.eval(model.parameters())
+    return model
+
+
+def lazy_model(config: dict[str, Any], *, dtype: str = "bfloat16") -> Any:
+    """A model whose weights are never evaluated: for its shapes, at any size.
+
+    Args:
+        config: What a `config.json` says.
+        dtype: The element type of every floating point parameter, by MLX's name.
+    """
+    model_class, args_class = mlx_lm_utils._get_classes(config)
+    model = model_class(args_class.from_dict(config))
+    model.set_dtype(getattr(mx, dtype))
+    model.eval()
     return model
 
 

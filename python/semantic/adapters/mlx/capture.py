@@ -7,12 +7,17 @@ from typing import Any
 
 import mlx.core as mx
 
-from semantic.adapters.mlx.leaf import TENSOR_NAMES, kind_of, linear_rows, spec_of_caches
+from semantic.adapters.mlx.layout import leaves_by_spec
+from semantic.adapters.mlx.leaf import Leaf, Run
+from semantic.adapters.mlx.views import release_views
+from semantic.domain.at_rest import BIASES, PACKED, SCALES
 from semantic.domain.errors import IncompatibleCacheError
-from semantic.domain.layer_group import BLOCK_TOKENS, LayerGroup
+from semantic.domain.layer_group import BLOCK_TOKENS, LayerGroup, Span, StateTensor, TokenTensor
 from semantic.domain.value_objects import ModelCacheSpec
 
 __all__ = ["MlxLiveCaches"]
+
+Block = dict[str, object]
 
 
 class MlxLiveCaches:
@@ -21,6 +26,7 @@ class MlxLiveCaches:
     Args:
         spec: The geometry that the caches must have.
         caches: The list of cache entries of one sequence.
+        n_tokens: How many tokens the caller put in; caches that count theirs know better.
 
     Raises:
         UnsupportedCacheError: A cache class that is not served.
@@ -28,86 +34,134 @@ class MlxLiveCaches:
             that disagree on how many tokens they hold.
     """
 
-    def __init__(self, spec: ModelCacheSpec, caches: Sequence[Any]) -> None:
-        for cache in caches:
-            kind_of(cache)
-        found = spec_of_caches(caches)
-        if found.groups != spec.groups:
-            raise IncompatibleCacheError(
-                f"the caches are not those of the spec: {_names(found)} instead of {_names(spec)}"
-            )
+    def __init__(self, spec: ModelCacheSpec, caches: Sequence[Any], n_tokens: int) -> None:
         self._spec = spec
-        self._caches = caches
-        self._n_tokens = _common_length(spec, caches)
-        self._linear: dict[tuple[str, str], list[mx.array]] = {}
+        self._leaves = leaves_by_spec(spec, caches)
+        self._n_tokens = _common_length(spec, self._leaves, n_tokens)
+        for group in spec.groups:
+            for layer in group.layers:
+                if not self._leaves[layer].fits(group, self._n_tokens):
+                    raise IncompatibleCacheError(
+                        f"leaf cache {layer} is not one of the spec's {group.name}: "
+                        f"{self._leaves[layer].shape()}"
+                    )
+        self._runs: dict[tuple[str, str], list[list[Run]]] = {}
+        self._view_bytes = 0
 
     @property
     def n_tokens(self) -> int:
         """Positions that every layer holds."""
         return self._n_tokens
 
-    def first_position(self, group: str) -> int:
-        """The first position whose rows the group is sure to have.
+    @property
+    def view_bytes(self) -> int:
+        """Memory beyond `nbytes` that views in the captured caches kept alive, and is free now."""
+        return self._view_bytes
 
-        A ring may hold more rows than a hit reads, but only the last window - 1 can be trusted:
-        older ones may be a batch's padding, or the row that a restore did not know.
-        """
-        layer_group = self._spec.group(group)
-        rows = min(layer.shape[2] for layer in self._rows(layer_group, TENSOR_NAMES[0]))
-        if layer_group.window is not None:
-            rows = min(rows, layer_group.window - 1)
-        return self._n_tokens - rows
+    def known_spans(self, group: str) -> tuple[Span, ...]:
+        """The positions whose rows every layer of the group is sure to have."""
+        members = self._members(self._spec.group(group))
+        spans = members[0].sure(self._n_tokens)
+        for leaf in members[1:]:
+            spans = tuple(
+                (max(a, c), min(b, d))
+                for a, b in spans
+                for c, d in leaf.sure(self._n_tokens)
+                if max(a, c) < min(b, d)
+            )
+        return spans
 
-    def capture(self, group: str, spans: Sequence[tuple[int, int]]) -> list[dict[str, object]]:
+    def capture(self, group: str, spans: Sequence[Span]) -> list[Block]:
         """Copies of the rows of each span; see `LiveCaches.capture`."""
         layer_group = self._spec.group(group)
-        blocks: list[dict[str, object]] = [
-            {name: self._block(layer_group, name, lo, hi) for name in TENSOR_NAMES}
-            for lo, hi in spans
-        ]
+        if layer_group.layer_type == "state":
+            blocks = [self._checkpoint(layer_group) for _ in spans]
+        else:
+            blocks = [self._token_block(layer_group, lo, hi) for lo, hi in spans]
         mx.eval(blocks)
+        if layer_group.layer_type == "state" or layer_group.growth == "exact":
+            self._view_bytes += release_views(self._members(layer_group))
         return blocks
 
-    def _block(self, group: LayerGroup, tensor: str, lo: int, hi: int) -> mx.array:
-        base = lo // BLOCK_TOKENS * BLOCK_TOKENS
-        slices = []
-        for layer in self._rows(group, tensor):
-            first = self._n_tokens - layer.shape[2]
-            slices.append(layer[:, :, lo - first : hi - first])
+    def _members(self, group: LayerGroup) -> list[Leaf]:
+        return [self._leaves[layer] for layer in group.layers]
+
+    def _checkpoint(self, group: LayerGroup) -> Block:
+        arrays = [leaf.arrays() for leaf in self._members(group)]
+        return {
+            tensor.name: _own(_full_shape(mx.concatenate([a[tensor.name] for a in arrays]), tensor))
+            for tensor in group.state_tensors
+        }
+
+    def _token_block(self, group: LayerGroup, lo: int, hi: int) -> Block:
+        block: Block = {}
+        for tensor in group.token_tensors:
+            packed = [kept.name for kept in group.at_rest.tensors_of(tensor)]
+            if packed == [tensor.name]:
+                block[tensor.name] = self._stacked(group, tensor, tensor.name, lo, hi)
+            elif tensor.name + PACKED in self._members(group)[0].arrays():
+                # Quantised while it ran, as the blocks are.
+                for name in packed:
+                    block[name] = self._stacked(group, tensor, name, lo, hi)
+            else:
+                plain = self._stacked(group, tensor, tensor.name, lo, hi)
+                bits, group_size = group.at_rest.bits, group.at_rest.group_size
+                triple = mx.quantize(plain, group_size=group_size, bits=bits)
+                block.update(
+                    zip((tensor.name + s for s in (PACKED, SCALES, BIASES)), triple, strict=True)
+                )
+        return block
+
+    def _stacked(
+        self, group: LayerGroup, tensor: TokenTensor, name: str, lo: int, hi: int
+    ) -> mx.array:
+        """`[layers, heads, rows of a block, dim]`, zero outside of the span."""
+        stride = tensor.stride
+        base = lo // BLOCK_TOKENS * BLOCK_TOKENS // stride
+        first, last = lo // stride, hi // stride
+        front, back = first - base, tensor.rows_per_block - (last - base)
+        if first == last:
+            shape = (group.n_layers, tensor.heads, tensor.rows_per_block, tensor.dim)
+            return mx.zeros(shape, dtype=getattr(mx, tensor.dtype))
+        slices = [_rows(runs, first, last) for runs in self._group_runs(group, name)]
         block = mx.concatenate(slices, axis=0)
-        if hi - lo < BLOCK_TOKENS:
-            front, back = lo - base, base + BLOCK_TOKENS - hi
+        if front or back:
             block = mx.pad(block, [(0, 0), (0, 0), (front, back), (0, 0)])
-        # A group of one layer concatenates to a view, which would keep the whole buffer alive.
-        return mx.contiguous(block) if group.n_layers == 1 else block
+        return _own(block)
 
-    def _rows(self, group: LayerGroup, tensor: str) -> list[mx.array]:
-        key = (group.name, tensor)
-        if key not in self._linear:
-            members = [self._caches[layer] for layer in group.layers]
-            rows = [linear_rows(cache, getattr(cache, tensor)) for cache in members]
-            if group.window is None:
-                rows = [layer[:, :, : self._n_tokens] for layer in rows]
-            self._linear[key] = rows
-        return self._linear[key]
+    def _group_runs(self, group: LayerGroup, name: str) -> list[list[Run]]:
+        key = (group.name, name)
+        if key not in self._runs:
+            self._runs[key] = [leaf.runs(name) for leaf in self._members(group)]
+        return self._runs[key]
 
 
-def _common_length(spec: ModelCacheSpec, caches: Sequence[Any]) -> int:
+def _rows(runs: Sequence[Run], first: int, last: int) -> mx.array:
+    """Rows `[first, last)`, which lie in one run."""
+    for start, rows in runs:
+        if start <= first and last <= start + rows.shape[2]:
+            return rows[:, :, first - start : last - start]
+    raise IncompatibleCacheError(f"rows {first} to {last} are not there")
+
+
+def _own(array: mx.array) -> mx.array:
+    """An array with memory of its own: concatenating one thing gives a view of it."""
+    return mx.contiguous(array)
+
+
+def _full_shape(states: mx.array, tensor: StateTensor) -> mx.array:
+    """States `[layers, ...]` that still fill up, padded to what they will be."""
+    missing = [0, *(full - now for full, now in zip(tensor.shape, states.shape[1:], strict=True))]
+    return mx.pad(states, [(0, n) for n in missing]) if any(missing) else states
+
+
+def _common_length(spec: ModelCacheSpec, leaves: Sequence[Leaf], n_tokens: int) -> int:
     """Positions that every layer holds.
 
     A draft model's caches may be a token behind or ahead of the target's: unbounded layers can be
-    cut to what all of them have, rings cannot.
+    cut to what all of them have, others cannot.
     """
-    offsets = sorted({int(cache.offset) for cache in caches})
-    if len(offsets) > 1 and any(group.window is not None for group in spec.groups):
+    offsets = sorted({leaf.offset for leaf in leaves if leaf.offset is not None})
+    if len(offsets) > 1 and any(group.is_bounded for group in spec.groups):
         raise IncompatibleCacheError(f"layers disagree on their length: {offsets}")
-    return offsets[0]
-
-
-def _names(spec: ModelCacheSpec) -> str:
-    return ", ".join(
-        f"{group.n_layers} x {group.layer_type}"
-        + (f"({group.window})" if group.window else "")
-        + "".join(f" {t.heads}x{t.dim} {t.dtype}" for t in group.token_tensors)
-        for group in spec.groups
-    )
+    return offsets[0] if offsets else n_tokens

@@ -1,68 +1,115 @@
-"""Which cache classes we serve, and how their rows lie: known by class name and attributes.
+"""A leaf cache of a running sequence: what kind it is, and where its rows lie.
 
-A class counts as known when its name is in the table *and* it has the attributes that its rules
-need. So a fork with the same shape works, whatever package it comes from, and a stranger is refused
-instead of being taken for a plain cache.
+Every cache class that is served has a `Leaf` which reads it. Rows are handed out by number, in
+runs: a run is a first row and an array `[1, heads, rows, dim]`. A row stands for one position, or
+for `stride` of them in a compressed cache.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 
-from semantic.domain.errors import IncompatibleCacheError, UnsupportedCacheError
-from semantic.domain.layer_group import LayerGroup, LayerType, TokenTensor
-from semantic.domain.value_objects import ModelCacheSpec
+from semantic.domain.errors import IncompatibleCacheError
+from semantic.domain.layer_group import Growth, LayerGroup, LayerType, Span, StateTensor
+from semantic.domain.tensor import TokenTensor
 
-__all__ = ["TENSOR_NAMES", "dtype_name", "kind_of", "linear_rows", "spec_of_caches"]
+__all__ = ["KEYS_VALUES", "Leaf", "LeafShape", "Run", "dtype_name", "refuse_batch", "token_tensor"]
 
-TENSOR_NAMES = ("keys", "values")
+KEYS_VALUES = ("keys", "values")
 
-_KNOWN: dict[str, tuple[LayerType, frozenset[str]]] = {
-    "KVCache": ("global", frozenset({"keys", "values", "offset"})),
-    "RotatingKVCache": (
-        "sliding_window",
-        frozenset({"keys", "values", "offset", "max_size", "keep", "_idx"}),
-    ),
-}
-
-_SMALLEST_WINDOW = 2
-"""A window of one position keeps nothing that a later token reads."""
-
-_TYPE_ORDER: dict[LayerType, int] = {"global": 0, "sliding_window": 1, "chunked": 2, "state": 3}
+Run = tuple[int, mx.array]
+"""The number of the first row, and rows in order: `[1, heads, rows, dim]`."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Shape:
-    """What leaf caches of one group have in common."""
+class LeafShape:
+    """What the leaf caches of one group have in common."""
 
     layer_type: LayerType
-    tensors: tuple[TokenTensor, ...]
-    window: int | None
+    tensors: tuple[TokenTensor, ...] | tuple[StateTensor, ...]
+    window: int | None = None
+    keep: int = 0
+    chunk: int | None = None
+    recipe: tuple[tuple[str, object], ...] = ()
+    growth: Growth = "steps"
 
-
-def kind_of(cache: Any) -> LayerType:
-    """The layer type of a leaf cache.
-
-    Raises:
-        UnsupportedCacheError: A class that is not in the table, or a rotating cache that keeps
-            leading positions or only one.
-    """
-    name = type(cache).__name__
-    layer_type, attributes = _KNOWN.get(name, (None, frozenset()))
-    if layer_type is None or not all(hasattr(cache, attribute) for attribute in attributes):
-        raise UnsupportedCacheError(
-            f"cache class {type(cache).__module__}.{name} is not supported; "
-            f"supported: {', '.join(_KNOWN)}"
+    @classmethod
+    def of(cls, group: LayerGroup) -> LeafShape:
+        """The shape of a group's leaf caches while they run."""
+        return cls(
+            group.layer_type,
+            group.tensors,
+            group.window,
+            group.keep,
+            group.chunk,
+            group.recipe,
+            group.growth,
         )
-    if layer_type == "sliding_window" and cache.keep:
-        raise UnsupportedCacheError(f"a {name} with keep={cache.keep} is not supported")
-    if layer_type == "sliding_window" and cache.max_size < _SMALLEST_WINDOW:
-        raise UnsupportedCacheError(f"a {name} of {cache.max_size} positions is not supported")
-    return layer_type
+
+    def group(self, name: str, layers: Sequence[int]) -> LayerGroup:
+        """The layer group of leaf caches with this shape."""
+        return LayerGroup(
+            name,
+            self.layer_type,
+            tuple(layers),
+            self.tensors,
+            window=self.window,
+            keep=self.keep,
+            chunk=self.chunk,
+            recipe=self.recipe,
+            growth=self.growth,
+        )
+
+
+class Leaf(ABC):
+    """One leaf cache of a running sequence, or one part of a cache that has several.
+
+    Args:
+        cache: The cache object. It stays the caller's.
+    """
+
+    layer_type: ClassVar[LayerType]
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    @property
+    @abstractmethod
+    def offset(self) -> int | None:
+        """Tokens that it has seen; None when it does not count them."""
+
+    @abstractmethod
+    def shape(self) -> LeafShape:
+        """What it looks like now.
+
+        Raises:
+            IncompatibleCacheError: It holds a batch, or too little to know.
+        """
+
+    def fits(self, group: LayerGroup, n_tokens: int) -> bool:
+        """Whether it is a leaf cache of `group` that holds `n_tokens`."""
+        return self.shape() == LeafShape.of(group)
+
+    @abstractmethod
+    def arrays(self) -> dict[str, mx.array]:
+        """Its arrays as they are, by tensor name."""
+
+    @abstractmethod
+    def replace(self, arrays: dict[str, mx.array]) -> None:
+        """Put equal arrays in the place of those that `arrays` gave."""
+
+    def runs(self, tensor: str) -> list[Run]:
+        """The rows of a tensor, in order."""
+        raise NotImplementedError  # pragma: no cover - a state has no rows
+
+    @abstractmethod
+    def sure(self, n_tokens: int) -> tuple[Span, ...]:
+        """The positions whose rows are surely those of the tokens, `n_tokens` being in."""
 
 
 def dtype_name(array: mx.array) -> str:
@@ -70,62 +117,26 @@ def dtype_name(array: mx.array) -> str:
     return str(array.dtype).rsplit(".", maxsplit=1)[-1]
 
 
-def linear_rows(cache: Any, rows: mx.array) -> mx.array:
-    """The rows of a leaf cache in order of position, without unused slack.
-
-    Args:
-        cache: A leaf cache that `kind_of` knows.
-        rows: Its keys or values, `[1, heads, rows, dim]`.
-
-    Returns:
-        `[1, heads, n, dim]` whose last row is position `cache.offset - 1`.
-    """
-    if kind_of(cache) == "global":
-        return rows[:, :, : cache.offset]
-    if cache._idx == rows.shape[2]:
-        return rows
-    if cache._idx < cache.offset:  # wrapped: the oldest row is at the index
-        return mx.concatenate([rows[:, :, cache._idx :], rows[:, :, : cache._idx]], axis=2)
-    return rows[:, :, : cache._idx]
-
-
-def spec_of_caches(caches: Sequence[Any]) -> ModelCacheSpec:
-    """The geometry of caches that already hold something (lazily is enough).
+def token_tensor(name: str, rows: mx.array, *, stride: int = 1) -> TokenTensor:
+    """The geometry of `rows`, `[1, heads, rows, dim]`.
 
     Raises:
-        UnsupportedCacheError: A cache class that is not served.
-        IncompatibleCacheError: No cache, an empty one, or one that holds a batch.
+        IncompatibleCacheError: They are a batch's.
     """
-    if not caches:
-        raise IncompatibleCacheError("the list of caches is empty")
-    layers: dict[_Shape, list[int]] = {}
-    for index, cache in enumerate(caches):
-        layers.setdefault(_shape_of(cache, index), []).append(index)
-    ordered = sorted(layers, key=lambda s: (_TYPE_ORDER[s.layer_type], s.window or 0, layers[s][0]))
-    seen: dict[LayerType, int] = {}
-    groups = []
-    for shape in ordered:
-        count = seen[shape.layer_type] = seen.get(shape.layer_type, 0) + 1
-        name = shape.layer_type if count == 1 else f"{shape.layer_type}.{count - 1}"
-        groups.append(
-            LayerGroup(
-                name, shape.layer_type, tuple(layers[shape]), shape.tensors, window=shape.window
-            )
+    batch, heads, _, dim = rows.shape
+    refuse_batch(batch)
+    return TokenTensor(name, heads, dim, dtype_name(rows), stride)
+
+
+def refuse_batch(sequences: int) -> None:
+    """Refuse arrays that hold several sequences.
+
+    Raises:
+        IncompatibleCacheError: There is not exactly one.
+    """
+    if sequences != 1:
+        raise IncompatibleCacheError(
+            f"the cache holds a batch of {sequences}; extract one sequence first"
         )
-    return ModelCacheSpec(tuple(groups))
 
 
-def _shape_of(cache: Any, index: int) -> _Shape:
-    layer_type = kind_of(cache)
-    if cache.keys is None:
-        raise IncompatibleCacheError(f"cache {index} is empty: its shapes are not known yet")
-    tensors = []
-    for name in TENSOR_NAMES:
-        batch, heads, _, dim = getattr(cache, name).shape
-        if batch != 1:
-            raise IncompatibleCacheError(
-                f"cache {index} holds a batch of {batch}; extract one sequence first"
-            )
-        tensors.append(TokenTensor(name, heads, dim, dtype_name(getattr(cache, name))))
-    window = cache.max_size if layer_type == "sliding_window" else None
-    return _Shape(layer_type, tuple(tensors), window)

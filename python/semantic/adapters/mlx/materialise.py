@@ -12,112 +12,106 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache, RotatingKVCache
 
+from semantic.adapters.mlx.cache_class import Parts, class_named
 from semantic.adapters.mlx.capture import MlxLiveCaches
-from semantic.domain.errors import IncompatibleCacheError
-from semantic.domain.layer_group import BLOCK_TOKENS, LayerGroup, TokenTensor
-from semantic.domain.live_bytes import ring_rows_at_rest
+from semantic.adapters.mlx.layout import plain_entries
+from semantic.adapters.mlx.restored_rows import joined_rows, split_layers
+from semantic.domain.at_rest import BIASES, PACKED, SCALES
+from semantic.domain.cache_entry import CacheEntry
+from semantic.domain.layer_group import LayerGroup, StateTensor, TokenTensor
 from semantic.domain.reports import HitPlan, RowSpan
 from semantic.domain.value_objects import ModelCacheSpec
 from semantic.ports.outbound import BlockData, Caches
 
 __all__ = ["MlxMaterialiser"]
 
-_WIDE = ((8, mx.uint64), (4, mx.uint32), (2, mx.uint16), (1, mx.uint8))
+_PLAIN, _QUANTISED = "KVCache", "QuantizedKVCache"
 
 
 class MlxMaterialiser:
-    """The MLX side of `ports.Materialiser`. Every call stays on the caller's thread."""
+    """The MLX side of `ports.Materialiser`. Every call stays on the caller's thread.
 
-    def open(self, spec: ModelCacheSpec, caches: Caches) -> MlxLiveCaches:
+    Args:
+        keep_quantised: Restore blocks that are quantised at rest into `QuantizedKVCache`s, which
+            read them as they are, where keys and values both are; else they become plain again.
+    """
+
+    def __init__(self, *, keep_quantised: bool = False) -> None:
+        self._keep_quantised = keep_quantised
+
+    def open(self, spec: ModelCacheSpec, caches: Caches, n_tokens: int) -> MlxLiveCaches:
         """The caches, checked against `spec`; see `Materialiser.open`."""
-        return MlxLiveCaches(spec, caches)
+        return MlxLiveCaches(spec, caches, n_tokens)
 
     def restore(self, spec: ModelCacheSpec, plan: HitPlan, data: Mapping[int, BlockData]) -> Caches:
         """Fresh caches positioned at `plan.n_tokens`; see `Materialiser.restore`."""
         spans = dict(plan.spans)
-        caches: Caches = [None] * spec.n_layers
+        leaves: dict[int, tuple[LayerGroup, dict[str, mx.array]]] = {}
         for group in spec.groups:
-            tensors = {
-                tensor.name: _layers(group, tensor, spans[group.name], plan.n_tokens, data)
-                for tensor in group.token_tensors
-            }
+            arrays = self._arrays(group, spans.get(group.name, ()), plan.n_tokens, data)
             for index, layer in enumerate(group.layers):
-                cache = _new_cache(group, plan.n_tokens)
-                cache.keys = tensors["keys"][index]
-                cache.values = tensors["values"][index]
-                caches[layer] = cache
-        return caches
+                leaves[layer] = (group, {name: layers[index] for name, layers in arrays.items()})
+        entries = spec.entries or plain_entries(spec)
+        return [self._build(entry, leaves, plan.n_tokens) for entry in entries]
 
     def extract(self, batch_caches: Caches, row: int) -> Caches:
         """One row of a batch's caches as the caches of a single sequence."""
         return [cache.extract(row) for cache in batch_caches]
 
+    def _arrays(
+        self,
+        group: LayerGroup,
+        spans: Sequence[RowSpan],
+        n_tokens: int,
+        data: Mapping[int, BlockData],
+    ) -> dict[str, list[mx.array]]:
+        """The tensors of every layer, by name."""
+        if group.layer_type == "state":
+            checkpoint = data[spans[0].block_id]
+            return {t.name: _states(checkpoint, t, n_tokens) for t in group.state_tensors}
+        arrays: dict[str, list[mx.array]] = {}
+        for tensor in group.token_tensors:
+            rows = {
+                kept.name: joined_rows(group, kept, spans, n_tokens, data)
+                for kept in group.at_rest.tensors_of(tensor)
+            }
+            if len(rows) > 1 and not self._stays_quantised(group):
+                rows = {tensor.name: _dequantised(group, tensor, rows)}
+            arrays |= {name: split_layers(joined) for name, joined in rows.items()}
+        return arrays
 
-def _new_cache(group: LayerGroup, n_tokens: int) -> Any:
-    """An mlx-lm cache of the group's kind that believes it holds `n_tokens`."""
-    if group.layer_type == "global":
-        cache = KVCache()
-    elif group.layer_type == "sliding_window":
-        cache = RotatingKVCache(max_size=group.window, keep=group.keep)
-        cache._idx = min(n_tokens, cast(int, group.window))
-    else:
-        raise IncompatibleCacheError(f"a {group.layer_type} group cannot be restored yet")
-    cache.offset = n_tokens
-    return cache
+    def _stays_quantised(self, group: LayerGroup) -> bool:
+        all_are = all(group.at_rest.quantises(tensor) for tensor in group.token_tensors)
+        is_plain = group.layer_type == "global" and group.growth == "steps"
+        return self._keep_quantised and all_are and is_plain
 
-
-def _layers(
-    group: LayerGroup,
-    tensor: TokenTensor,
-    spans: Sequence[RowSpan],
-    n_tokens: int,
-    data: Mapping[int, BlockData],
-) -> list[mx.array]:
-    """The tensor of every layer, `[1, heads, rows, dim]`, with as many rows as a fresh cache."""
-    rows = [_wide(tensor, cast(mx.array, data[s.block_id][tensor.name])) for s in spans]
-    if group.layer_type == "global":
-        # Whole blocks: their number times 256 is the capacity of a fresh cache, and what lies
-        # beyond the offset is overwritten before it is read.
-        parts = rows
-    else:
-        window = cast(int, group.window)
-        parts = [_cut(block, span) for block, span in zip(rows, spans, strict=True)]
-        # The oldest row of a full ring is overwritten before it is read: it need not be known.
-        missing = min(n_tokens, window) - sum(span.hi - span.lo for span in spans)
-        slack = ring_rows_at_rest(n_tokens, window) - min(n_tokens, window)
-        parts = [*_zeros(rows[0], missing), *parts, *_zeros(rows[0], slack)]
-    joined = mx.concatenate(parts, axis=2) if len(parts) > 1 else parts[0]
-    return _split(joined, tensor)
-
-
-def _cut(block: mx.array, span: RowSpan) -> mx.array:
-    base = span.lo // BLOCK_TOKENS * BLOCK_TOKENS
-    return block[:, :, span.lo - base : span.hi - base]
-
-
-def _zeros(like: mx.array, rows: int) -> list[mx.array]:
-    if rows == 0:
-        return []
-    layers, heads, _, dim = like.shape
-    return [mx.zeros((layers, heads, rows, dim), dtype=like.dtype)]
+    def _build(
+        self,
+        entry: CacheEntry,
+        leaves: Mapping[int, tuple[LayerGroup, dict[str, mx.array]]],
+        n_tokens: int,
+    ) -> Any:
+        parts: Parts = [leaves[leaf] for leaf in entry.leaves]
+        name = entry.class_name
+        if any(self._stays_quantised(group) for group, _ in parts):
+            name = name.removesuffix(_PLAIN) + _QUANTISED
+        cache_class, served = class_named(name)
+        if entry.children or served is None:
+            return cache_class(*(self._build(c, leaves, n_tokens) for c in entry.children))
+        return served.build(cache_class, parts, n_tokens) if parts else cache_class()
 
 
-def _wide(tensor: TokenTensor, block: mx.array) -> mx.array:
-    """The block viewed as the widest unsigned integers that divide a row."""
-    if tensor.dim == 0:
-        return block
-    row_bytes = tensor.bytes_per_token // tensor.heads
-    return block.view(next(dtype for size, dtype in _WIDE if row_bytes % size == 0))
+def _states(checkpoint: BlockData, tensor: StateTensor, n_tokens: int) -> list[mx.array]:
+    """The state of each layer, `[1, ...]`, as large as `n_tokens` made it."""
+    states = cast(mx.array, checkpoint[tensor.name])
+    cut = tuple(slice(0, size) for size in tensor.shape_at(n_tokens))
+    return [states[(slice(layer, layer + 1), *cut)] for layer in range(states.shape[0])]
 
 
-def _split(joined: mx.array, tensor: TokenTensor) -> list[mx.array]:
-    layers, heads, rows, wide = joined.shape
-    flat = joined.reshape(-1)
-    size = heads * rows * wide
-    cut = [
-        flat[layer * size : (layer + 1) * size].reshape(1, heads, rows, wide)
-        for layer in range(layers)
-    ]
-    return cut if tensor.dim == 0 else [layer.view(getattr(mx, tensor.dtype)) for layer in cut]
+def _dequantised(
+    group: LayerGroup, tensor: TokenTensor, rows: Mapping[str, mx.array]
+) -> mx.array:
+    packed, scales, biases = (rows[tensor.name + suffix] for suffix in (PACKED, SCALES, BIASES))
+    bits, group_size = group.at_rest.bits, group.at_rest.group_size
+    return mx.dequantize(packed, scales, biases, group_size=group_size, bits=bits)

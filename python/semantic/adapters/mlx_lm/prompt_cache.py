@@ -13,7 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from semantic.adapters.mlx.leaf import spec_of_caches
+from semantic.adapters.mlx.layout import spec_of_caches
 from semantic.adapters.mlx.materialise import MlxMaterialiser
 from semantic.application.counters import Counters, FailureCallback
 from semantic.application.publish import publish_caches, reason_of
