@@ -81,7 +81,7 @@ def _inspect(
 def _report(model: str, kv_dtype: str | None, lengths: Iterable[int]) -> dict[str, Any]:
     """Everything that the command says; bytes are exact integers."""
     config = config_of(model)
-    dtype = kv_dtype or kv_dtype_of(config)
+    dtype = kv_dtype_of(config) if kv_dtype is None else kv_dtype
     spec = _spec_of(config, dtype)
     growing = [group for group in spec.groups if group.max_blocks is None]
     return {
@@ -116,36 +116,9 @@ def _spec_of(config: dict[str, Any], dtype: str) -> ModelCacheSpec:
         from semantic.mlx import spec_from_config
     except ImportError as error:
         raise ModelSpecValidationError(f"MLX cannot be imported: {error}") from error
-    try:
-        # What an architecture prints must not end up in the JSON.
-        with redirect_stdout(sys.stderr):
-            return spec_from_config(config, kv_dtype=dtype)
-    except Exception as error:
-        # The architecture's own code ran over numbers that it never checks, such as head counts
-        # of 0: what it raises is anything at all.
-        raise ModelSpecValidationError(_reason(error, config)) from error
-
-
-def _reason(error: Exception, config: dict[str, Any]) -> str:
-    """Why there is no spec, in one line."""
-    line = str(error).partition("\n")[0]
-    if not isinstance(error, SemanticError):
-        return (
-            f"mlx-lm cannot run model_type {config['model_type']!r} with this config: "
-            f"{type(error).__name__}: {line}"
-        )
-    package = _missing_package(error)
-    return line if package is None else f"{line} (the package {package!r} is not installed)"
-
-
-def _missing_package(error: BaseException | None) -> str | None:
-    """The package whose absence is behind `error`, unless it is a module of mlx-lm's own."""
-    while error is not None:
-        if isinstance(error, ModuleNotFoundError) and error.name is not None:
-            package = error.name.partition(".")[0]
-            return None if package == "mlx_lm" else package
-        error = error.__cause__ or error.__context__
-    return None
+    # What an architecture prints must not end up in the JSON.
+    with redirect_stdout(sys.stderr):
+        return spec_from_config(config, kv_dtype=dtype)
 
 
 def _mlx_lm_version() -> str:

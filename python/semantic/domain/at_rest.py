@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from semantic.domain.errors import ModelSpecValidationError
 from semantic.domain.tensor import TokenTensor
 
-__all__ = ["BIASES", "PACKED", "SCALES", "AtRest"]
+__all__ = ["BIASES", "PACKED", "PLAIN", "SCALES", "AtRest"]
 
 PACKED, SCALES, BIASES = ".packed", ".scales", ".biases"
 """What is added to a tensor's name for the three parts of a quantised one."""
@@ -65,3 +65,7 @@ class AtRest:
             replace(tensor, name=tensor.name + SCALES, dim=groups),
             replace(tensor, name=tensor.name + BIASES, dim=groups),
         )
+
+
+PLAIN = AtRest()
+"""Blocks that keep everything as it runs."""

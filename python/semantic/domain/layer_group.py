@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from semantic.domain._check import whole_number
-from semantic.domain.at_rest import AtRest
+from semantic.domain.at_rest import PLAIN, AtRest
 from semantic.domain.errors import ModelSpecValidationError
 from semantic.domain.tensor import BLOCK_TOKENS, DTYPE_BYTES, StateTensor, TokenTensor
 
@@ -61,7 +61,7 @@ class LayerGroup:
     chunk: int | None = None
     recipe: tuple[tuple[str, object], ...] = ()
     growth: Growth = "steps"
-    at_rest: AtRest = AtRest()
+    at_rest: AtRest = PLAIN
 
     def __post_init__(self) -> None:
         self._check_words()
@@ -86,7 +86,8 @@ class LayerGroup:
                     f"unknown {word.replace('_', ' ')} {value!r}; one of {', '.join(known)}",
                     attribute=word,
                 )
-        if not isinstance(self.name, str) or not self.name:
+        name: object = self.name
+        if not isinstance(name, str) or not name:
             raise ModelSpecValidationError("a layer group needs a name", attribute="name")
 
     def _check_contents(self) -> None:

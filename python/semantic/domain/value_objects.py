@@ -10,8 +10,8 @@ from semantic.domain import live_bytes, model_args
 from semantic.domain._check import whole_number
 from semantic.domain.cache_entry import CacheEntry
 from semantic.domain.errors import BlockValidationError, ModelSpecValidationError
-from semantic.domain.layer_group import BLOCK_TOKENS, LayerGroup, LayerType, TokenTensor
 from semantic.domain.growth import DEFAULT_PREFILL_STEP
+from semantic.domain.layer_group import BLOCK_TOKENS, LayerGroup, LayerType, TokenTensor
 
 __all__ = ["Basis", "CacheKey", "GenerationResult", "ModelCacheSpec"]
 

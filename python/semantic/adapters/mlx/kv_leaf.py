@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 
 from semantic.adapters.mlx.leaf import KEYS_VALUES, Leaf, LeafShape, Run, token_tensor
 from semantic.domain.at_rest import BIASES, PACKED, SCALES
 from semantic.domain.growth import kept_from
-from semantic.domain.layer_group import Growth, LayerGroup, Span
+from semantic.domain.layer_group import Growth, LayerGroup, LayerType, Span
 
 __all__ = [
     "ChunkedLeaf",
@@ -37,8 +37,8 @@ _PARTS = tuple(
 class KVLeaf(Leaf):
     """`KVCache`: every row, with slack at the end."""
 
-    layer_type = "global"
-    growth: Growth = "steps"
+    layer_type: ClassVar[LayerType] = "global"
+    growth: ClassVar[Growth] = "steps"
 
     @property
     def offset(self) -> int:
@@ -71,7 +71,7 @@ class KVLeaf(Leaf):
 class ConcatenateLeaf(KVLeaf):
     """`ConcatenateKVCache`: every row, without slack."""
 
-    growth: Growth = "exact"
+    growth: ClassVar[Growth] = "exact"
 
 
 class QuantisedLeaf(KVLeaf):
@@ -103,7 +103,7 @@ class QuantisedLeaf(KVLeaf):
 class RotatingLeaf(KVLeaf):
     """`RotatingKVCache`: a ring of the last rows, and the first `keep` ones."""
 
-    layer_type = "sliding_window"
+    layer_type: ClassVar[LayerType] = "sliding_window"
 
     @property
     def _window(self) -> int:
@@ -132,7 +132,7 @@ class RotatingLeaf(KVLeaf):
         if index == rows.shape[2]:
             return rows
         if index < self.offset:  # wrapped: the oldest row is at the index
-            parts = (rows[:, :, :kept], rows[:, :, index:], rows[:, :, kept:index])
+            parts = [rows[:, :, :kept], rows[:, :, index:], rows[:, :, kept:index]]
             return mx.concatenate(parts, axis=2)
         return rows[:, :, :index]
 
@@ -157,7 +157,7 @@ class RotatingLeaf(KVLeaf):
 class ChunkedLeaf(KVLeaf):
     """`ChunkedKVCache`: the last rows, at least those of the open chunk."""
 
-    layer_type = "chunked"
+    layer_type: ClassVar[LayerType] = "chunked"
 
     @property
     def _chunk(self) -> int:
@@ -174,7 +174,8 @@ class ChunkedLeaf(KVLeaf):
 
     def sure(self, n_tokens: int) -> tuple[Span, ...]:
         """The open chunk: a restore knows no row before it."""
-        return ((max(int(self._cache.start_position), n_tokens - n_tokens % self._chunk), n_tokens),)
+        first = max(int(self._cache.start_position), n_tokens - n_tokens % self._chunk)
+        return ((first, n_tokens),)
 
 
 def new_kv(cache_class: type[Any], group: LayerGroup, arrays: Arrays, n_tokens: int) -> Any:

@@ -138,5 +138,3 @@ def refuse_batch(sequences: int) -> None:
         raise IncompatibleCacheError(
             f"the cache holds a batch of {sequences}; extract one sequence first"
         )
-
-

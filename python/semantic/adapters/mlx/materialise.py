@@ -109,9 +109,7 @@ def _states(checkpoint: BlockData, tensor: StateTensor, n_tokens: int) -> list[m
     return [states[(slice(layer, layer + 1), *cut)] for layer in range(states.shape[0])]
 
 
-def _dequantised(
-    group: LayerGroup, tensor: TokenTensor, rows: Mapping[str, mx.array]
-) -> mx.array:
+def _dequantised(group: LayerGroup, tensor: TokenTensor, rows: Mapping[str, mx.array]) -> mx.array:
     packed, scales, biases = (rows[tensor.name + suffix] for suffix in (PACKED, SCALES, BIASES))
     bits, group_size = group.at_rest.bits, group.at_rest.group_size
     return mx.dequantize(packed, scales, biases, group_size=group_size, bits=bits)

@@ -2,48 +2,32 @@
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm import utils
 from mlx_lm.models.cache import make_prompt_cache
 
+from semantic.adapters.mlx.build import built_lazily, refused
 from semantic.adapters.mlx.layer_cache_leaf import OpenPart
 from semantic.adapters.mlx.layout import flatten, grouped
-from semantic.adapters.mlx.lazy_forward import kernels_without_metal, shapes_only
+from semantic.adapters.mlx.lazy_forward import shapes_only
 from semantic.adapters.mlx.leaf import Leaf, LeafShape
 from semantic.adapters.mlx.state_leaf import StateLeaf
 from semantic.adapters.model_config import kv_dtype_of, load_config
 from semantic.domain.cache_entry import CacheEntry
 from semantic.domain.errors import ModelSpecValidationError, UnsupportedCacheError
-from semantic.domain.tensor import StateTensor, TokenTensor
+from semantic.domain.tensor import StateTensor
 from semantic.domain.value_objects import ModelCacheSpec
 
 __all__ = ["probe", "spec_from_config"]
-
-_CANNOT_BUILD = (
-    AssertionError,
-    AttributeError,
-    ImportError,
-    KeyError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 _MOST_PROBED_TOKENS = 1 << 16
 """Lazily run tokens cost no memory, but a graph of that many is where we stop."""
 
 _KV_DTYPES = ("bfloat16", "float16", "float32")
-
-
-class _NoMetalError(Exception):
-    """A module builds a Metal kernel when it is imported, and there is no Metal."""
 
 
 def probe(model: Any) -> ModelCacheSpec:
@@ -57,6 +41,7 @@ def probe(model: Any) -> ModelCacheSpec:
     Raises:
         UnsupportedCacheError: The model has a cache class that is not served, or this machine's
             backend lacks a kernel of its.
+        ModelSpecValidationError: The model's own code fails; the reason is mlx-lm's.
         IncompatibleCacheError: Caches that no token fills.
     """
     caches = _run(model, 1)
@@ -79,6 +64,8 @@ def _run(model: Any, n_tokens: int) -> list[Any]:
         raise UnsupportedCacheError(
             f"{type(model).__module__} cannot be run here, not even lazily: {error}"
         ) from error
+    except Exception as error:
+        raise refused(getattr(model, "model_type", type(model).__module__), "run", error) from error
     return caches
 
 
@@ -110,13 +97,15 @@ def _grown(before: LeafShape, now: LeafShape) -> LeafShape:
     """`before`, with larger states where `now` has larger ones."""
     if before.layer_type != "state":
         return before
-    pairs = zip(before.tensors, now.tensors, strict=True)
-    tensors = [_grown_state(a, b) for a, b in pairs if isinstance(a, StateTensor)]
-    return replace(before, tensors=tuple(tensors))
+    return replace(before, tensors=tuple(map(_grown_state, _states(before), _states(now))))
 
 
-def _grown_state(before: StateTensor, now: TokenTensor | StateTensor) -> StateTensor:
-    if not isinstance(now, StateTensor) or before.shape == now.shape:
+def _states(shape: LeafShape) -> tuple[StateTensor, ...]:
+    return tuple(tensor for tensor in shape.tensors if isinstance(tensor, StateTensor))
+
+
+def _grown_state(before: StateTensor, now: StateTensor) -> StateTensor:
+    if before.shape == now.shape:
         return before
     changed = [axis for axis, size in enumerate(before.shape) if size != now.shape[axis]]
     return replace(before, shape=now.shape, grows=changed[0])
@@ -138,54 +127,11 @@ def spec_from_config(
         UnsupportedCacheError: See `probe`.
     """
     config = load_config(path_or_dict)
-    dtype = kv_dtype or kv_dtype_of(config)
+    dtype = kv_dtype_of(config) if kv_dtype is None else kv_dtype
     if dtype not in _KV_DTYPES:
         raise ModelSpecValidationError(
             f"unknown KV dtype {dtype!r}; one of {', '.join(_KV_DTYPES)}", attribute="kv_dtype"
         )
-    with ExitStack() as undo:
-        undo.enter_context(_random_state_kept())
-        try:
-            model = _build(config)
-        except _NoMetalError:
-            undo.enter_context(kernels_without_metal())
-            model = _build(config)
+    with built_lazily(config) as model:
         model.set_dtype(getattr(mx, dtype))
         return probe(model)
-
-
-def _build(config: dict[str, Any]) -> Any:
-    """The mlx-lm model of `config`; its random weights stay lazy."""
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str):
-        raise ModelSpecValidationError("the config has no 'model_type'", attribute="model_type")
-    said = io.StringIO()
-    try:
-        with redirect_stdout(said):
-            model_class, args_class = utils._get_classes(config=config)
-            return model_class(args_class.from_dict(config))
-    except SystemExit as error:  # how mlx-lm's olmo says that a package is missing
-        raise ModelSpecValidationError(
-            f"mlx-lm cannot build model_type {model_type!r}: {said.getvalue().strip()}",
-            attribute="model_type",
-        ) from error
-    except _CANNOT_BUILD as error:
-        if isinstance(error, RuntimeError) and "Metal" in str(error):
-            raise _NoMetalError from error
-        missing = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
-        raise ModelSpecValidationError(
-            f"mlx-lm cannot build model_type {model_type!r} from this config: {error}",
-            attribute=missing or "config",
-        ) from error
-
-
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """Building a model draws (lazily) from MLX's global generator; the caller's must not move."""
-    state: Any = mx.random.state
-    high, low = state[0].tolist()
-    try:
-        yield
-    finally:
-        # A key is its 64-bit seed, and seeding is the one way in that every MLX release has.
-        mx.random.seed(high << 32 | low)

@@ -36,12 +36,10 @@ def joined_rows(
         n_tokens: Tokens that the buffer is to hold.
         data: The blocks by id.
     """
-    blocks = {s.block_id: _wide(tensor, cast(mx.array, data[s.block_id][tensor.name])) for s in spans}
-    width = tensor.dim if tensor.dim == 0 else _words(tensor)[0]
-    empty_shape = (group.n_layers, tensor.heads, 0, width)
+    dim = tensor.dim and _words(tensor)[0]
 
     def zeros(rows: int) -> mx.array:
-        return mx.zeros((*empty_shape[:2], rows, width), dtype=_dtype(tensor))
+        return mx.zeros((group.n_layers, tensor.heads, rows, dim), dtype=_dtype(tensor))
 
     capacity = rows_at_rest(group, n_tokens)
     parts: list[mx.array] = []
@@ -50,12 +48,11 @@ def joined_rows(
         if block_id is None:
             parts.append(zeros(last - first))
         else:
-            parts.append(_cut(blocks[block_id], first, last))
+            block = cast(mx.array, data[block_id][tensor.name])
+            parts.append(_cut(_wide(tensor, block), first, last))
         filled += last - first
-    if filled < capacity:
+    if filled < capacity or not parts:
         parts.append(zeros(capacity - filled))
-    if not parts:
-        parts.append(zeros(0))
     joined = mx.concatenate(parts, axis=2) if len(parts) > 1 else parts[0]
     return joined if tensor.dim == 0 else joined.view(getattr(mx, tensor.dtype))
 
