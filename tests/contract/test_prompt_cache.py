@@ -244,7 +244,7 @@ def test_longer_token_lists_than_caches_publish_what_is_there(llama):
     ("caches", "reason"),
     [
         ([], "incompatible"),
-        ([ArraysCache(2)], "unsupported"),
+        ([ArraysCache(2)], "incompatible"),
         ([object()], "unsupported"),
         (None, "incompatible"),
     ],

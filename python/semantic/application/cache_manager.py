@@ -19,8 +19,8 @@ from semantic.domain.errors import (
     PoolExhaustedError,
     UnsupportedCacheError,
 )
-from semantic.domain.identity import BlockHash, Namespace, Tokens, block_key, pack
 from semantic.domain.growth import DEFAULT_PREFILL_STEP
+from semantic.domain.identity import BlockHash, Namespace, Tokens, block_key, pack
 from semantic.domain.reports import HitPlan
 from semantic.domain.services import BlockPool
 from semantic.domain.value_objects import ModelCacheSpec

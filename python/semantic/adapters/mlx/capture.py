@@ -45,6 +45,7 @@ class MlxLiveCaches:
                         f"leaf cache {layer} is not one of the spec's {group.name}: "
                         f"{self._leaves[layer].shape()}"
                     )
+        self._quantised = {g.name: _runs_quantised(g, self._members(g)) for g in spec.groups}
         self._runs: dict[tuple[str, str], list[list[Run]]] = {}
         self._view_bytes = 0
 
@@ -99,8 +100,7 @@ class MlxLiveCaches:
             packed = [kept.name for kept in group.at_rest.tensors_of(tensor)]
             if packed == [tensor.name]:
                 block[tensor.name] = self._stacked(group, tensor, tensor.name, lo, hi)
-            elif tensor.name + PACKED in self._members(group)[0].arrays():
-                # Quantised while it ran, as the blocks are.
+            elif self._quantised[group.name]:
                 for name in packed:
                     block[name] = self._stacked(group, tensor, name, lo, hi)
             else:
@@ -153,6 +153,15 @@ def _full_shape(states: mx.array, tensor: StateTensor) -> mx.array:
     """States `[layers, ...]` that still fill up, padded to what they will be."""
     missing = [0, *(full - now for full, now in zip(tensor.shape, states.shape[1:], strict=True))]
     return mx.pad(states, [(0, n) for n in missing]) if any(missing) else states
+
+
+def _runs_quantised(group: LayerGroup, members: Sequence[Leaf]) -> bool:
+    """Whether a plain group was quantised while it ran, as its blocks are."""
+    packed = {tensor.name + PACKED for tensor in group.token_tensors}
+    found = {not packed.isdisjoint(leaf.arrays()) for leaf in members}
+    if len(found) > 1:
+        raise IncompatibleCacheError(f"some leaf caches of {group.name} are quantised, others not")
+    return found.pop()
 
 
 def _common_length(spec: ModelCacheSpec, leaves: Sequence[Leaf], n_tokens: int) -> int:

@@ -88,7 +88,8 @@ class QuantisedLeaf(KVLeaf):
         """A plain group's sequence may have been quantised while it ran, as its blocks are."""
         at_rest = group.at_rest
         same = (self._cache.bits, self._cache.group_size) == (at_rest.bits, at_rest.group_size)
-        as_blocks = not group.recipe and same and self.shape().tensors == group.rest_tensors
+        plain = (self.layer_type, self.growth, ()) == (group.layer_type, group.growth, group.recipe)
+        as_blocks = plain and same and self.shape().tensors == group.rest_tensors
         return as_blocks or super().fits(group, n_tokens)
 
     def arrays(self) -> dict[str, mx.array]:

@@ -43,11 +43,12 @@ def flatten(caches: Sequence[Any]) -> tuple[tuple[CacheEntry, ...], list[Leaf]]:
         UnsupportedCacheError: A cache class that is not served.
         IncompatibleCacheError: No cache, or nothing in any of them.
     """
+    if not caches:
+        raise IncompatibleCacheError("there are no caches")
     leaves: list[Leaf] = []
     entries = tuple(_entry(cache, leaves) for cache in caches)
     if not leaves:
-        what = "the caches are empty: their shapes are not known yet" if caches else "no caches"
-        raise IncompatibleCacheError(what)
+        raise IncompatibleCacheError("the caches are empty: their shapes are not known yet")
     return entries, leaves
 
 

@@ -103,9 +103,10 @@ def _is_kernel(value: object) -> bool:
 
 @contextmanager
 def _left_out(layers: Sequence[Any], part: str) -> Iterator[None]:
+    unchanged: Any = Sequential()  # type: ignore[no-untyped-call]  # of no layers
     kept = [getattr(layer, part) for layer in layers]
     for layer in layers:
-        setattr(layer, part, Sequential())  # changes nothing
+        setattr(layer, part, unchanged)
     try:
         yield
     finally:

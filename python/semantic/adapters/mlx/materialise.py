@@ -26,7 +26,8 @@ from semantic.ports.outbound import BlockData, Caches
 
 __all__ = ["MlxMaterialiser"]
 
-_PLAIN, _QUANTISED = "KVCache", "QuantizedKVCache"
+_QUANTISED = "mlx_lm.models.cache.QuantizedKVCache"
+"""The only class of its kind: what is plain may be a fork's own."""
 
 
 class MlxMaterialiser:
@@ -35,6 +36,8 @@ class MlxMaterialiser:
     Args:
         keep_quantised: Restore blocks that are quantised at rest into `QuantizedKVCache`s, which
             read them as they are, where keys and values both are; else they become plain again.
+            As with mlx-lm's own `kv_bits`, the model's attention must be able to: with sinks
+            (gpt_oss) or latent keys (deepseek_v3) mlx-lm raises.
     """
 
     def __init__(self, *, keep_quantised: bool = False) -> None:
@@ -95,7 +98,7 @@ class MlxMaterialiser:
         parts: Parts = [leaves[leaf] for leaf in entry.leaves]
         name = entry.class_name
         if any(self._stays_quantised(group) for group, _ in parts):
-            name = name.removesuffix(_PLAIN) + _QUANTISED
+            name = _QUANTISED
         cache_class, served = class_named(name)
         if entry.children or served is None:
             return cache_class(*(self._build(c, leaves, n_tokens) for c in entry.children))
@@ -111,5 +114,7 @@ def _states(checkpoint: BlockData, tensor: StateTensor, n_tokens: int) -> list[m
 
 def _dequantised(group: LayerGroup, tensor: TokenTensor, rows: Mapping[str, mx.array]) -> mx.array:
     packed, scales, biases = (rows[tensor.name + suffix] for suffix in (PACKED, SCALES, BIASES))
+    if not packed.size:  # MLX refuses to dequantise nothing
+        return mx.zeros((*packed.shape[:-1], tensor.dim), dtype=scales.dtype)
     bits, group_size = group.at_rest.bits, group.at_rest.group_size
     return mx.dequantize(packed, scales, biases, group_size=group_size, bits=bits)

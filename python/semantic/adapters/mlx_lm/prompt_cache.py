@@ -19,7 +19,7 @@ from semantic.application.counters import Counters, FailureCallback
 from semantic.application.publish import publish_caches, reason_of
 from semantic.application.resources import Resources
 from semantic.application.sealed_blocks import SealedBlocks
-from semantic.domain.errors import PoolConfigurationError
+from semantic.domain.errors import IncompatibleCacheError, PoolConfigurationError
 from semantic.domain.identity import Namespace, Tokens, pack
 from semantic.domain.services import BlockPool, MemoryBudget
 from semantic.domain.value_objects import ModelCacheSpec
@@ -130,9 +130,10 @@ class PromptCache:
             cache_type: "assistant", "user" or "system": what kind of segment ends here.
         """
         try:
-            member = self._member_for(model, spec_of_caches(prompt_cache))
+            packed = pack(tokens)
+            member = self._member_for(model, prompt_cache, len(packed))
             publication = publish_caches(
-                member, pack(tokens), prompt_cache, _OWNER, cache_type, exact=False
+                member, packed, prompt_cache, _OWNER, cache_type, exact=False
             )
             if publication.checkpoint is not None:
                 member.sealed.settle(publication.checkpoint, _OWNER)
@@ -236,16 +237,31 @@ class PromptCache:
 
     # Models ------------------------------------------------------------------------------------
 
-    def _member_for(self, model: Hashable, layout: ModelCacheSpec) -> Resources:
-        """The memory of one model key and layout; other layouts never mix with it."""
+    def _member_for(self, model: Hashable, caches: list[Any], n_tokens: int) -> Resources:
+        """The memory of one model key and layout; other layouts never mix with it.
+
+        The first caches of a layout decide its geometry, unless `spec_of` knows it: a cache that
+        compresses groups of tokens does not show how before one is full.
+        """
+        known = [spec for (key, spec), _ in self._items() if key == model]
         declared = self._spec_of(model) if self._spec_of is not None else None
-        spec = declared if declared is not None and declared.groups == layout.groups else layout
+        if declared is not None and declared not in known:
+            known.insert(0, declared)
+        spec = next((s for s in known if self._fits(s, caches, n_tokens)), None)
+        spec = spec_of_caches(caches) if spec is None else spec
         with self._lock:
             key = (model, spec)
             if key not in self._members:
                 self._members[key] = self._new_member(spec)
             self._members.move_to_end(key)
             return self._members[key]
+
+    def _fits(self, spec: ModelCacheSpec, caches: list[Any], n_tokens: int) -> bool:
+        try:
+            self._materialiser.open(spec, caches, n_tokens)
+        except IncompatibleCacheError:
+            return False
+        return True
 
     def _new_member(self, spec: ModelCacheSpec) -> Resources:
         pool = BlockPool(spec, budget=self._budget)

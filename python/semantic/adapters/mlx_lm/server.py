@@ -35,6 +35,7 @@ from semantic.adapters.mlx_lm.http_server import (
     signals_ask,
 )
 from semantic.adapters.mlx_lm.running_batch import metered_generator
+from semantic.adapters.mlx_lm.unpadded_prefill import unpadded_generator
 
 __all__ = ["STATS_PATH", "ServerError", "launch", "options_help"]
 
@@ -161,7 +162,7 @@ def _serve(
         server.ResponseGenerator(model_provider, new_cache()).join()
         return
     cache = new_cache()
-    batch = metered_generator(server.BatchGenerator, _meter_of(cache))
+    batch = metered_generator(unpadded_generator(server.BatchGenerator), _meter_of(cache))
     with (
         HttpServer.bound(host, port, handler_class(server)) as httpd,
         signals_ask(httpd.stop),
