@@ -168,9 +168,14 @@ def _common_length(spec: ModelCacheSpec, leaves: Sequence[Leaf], n_tokens: int) 
     """Positions that every layer holds.
 
     A draft model's caches may be a token behind or ahead of the target's: unbounded layers can be
-    cut to what all of them have, others cannot.
+    cut to what all of them have, others cannot. A state does not tell where it stands, so beside
+    one the layers that count must say what the caller says.
     """
-    offsets = sorted({leaf.offset for leaf in leaves if leaf.offset is not None})
+    offsets = {leaf.offset for leaf in leaves if leaf.offset is not None}
+    if any(group.layer_type == "state" for group in spec.groups):
+        offsets.add(n_tokens)
     if len(offsets) > 1 and any(group.is_bounded for group in spec.groups):
-        raise IncompatibleCacheError(f"layers disagree on their length: {offsets}")
-    return offsets[0] if offsets else n_tokens
+        raise IncompatibleCacheError(
+            f"{n_tokens} tokens were put in, and layers hold {sorted(offsets)}"
+        )
+    return min(offsets, default=n_tokens)
