@@ -381,7 +381,7 @@ def test_commits_of_other_caches_are_refused_and_counted(llama, gemma):
         assert lease.commit(TOKENS[:20], gemma.caches(TOKENS[:20])).reason == "incompatible"
         assert lease.commit(TOKENS[:20], fresh_caches(llama.model)).reason == "incompatible"
         assert lease.commit(TOKENS[:20], []).reason == "incompatible"
-        assert lease.commit(TOKENS[:20], [ArraysCache(2)] * 3).reason == "unsupported"
+        assert lease.commit(TOKENS[:20], [ArraysCache(2)] * 3).reason == "incompatible"
         assert lease.commit(TOKENS[:20], [KVCache(), object(), None]).reason == "unsupported"
         uneven = llama.caches(TOKENS[:20])
         uneven[1].trim(1)

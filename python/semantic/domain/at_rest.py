@@ -36,15 +36,9 @@ class AtRest:
     group_size: int = 64
 
     def __post_init__(self) -> None:
-        if self.bits is not None and self.bits not in _BITS:
-            raise ModelSpecValidationError(
-                f"kv_bits must be one of {_BITS}, not {self.bits!r}", attribute="kv_bits"
-            )
-        if self.group_size not in _GROUP_SIZES:
-            raise ModelSpecValidationError(
-                f"kv_group_size must be one of {_GROUP_SIZES}, not {self.group_size!r}",
-                attribute="kv_group_size",
-            )
+        if self.bits is not None:
+            _check("kv_bits", self.bits, _BITS)
+        _check("kv_group_size", self.group_size, _GROUP_SIZES)
 
     def quantises(self, tensor: TokenTensor) -> bool:
         """Whether this tensor is quantised: others are kept plain.
@@ -64,6 +58,13 @@ class AtRest:
             replace(tensor, name=tensor.name + PACKED, dim=words, dtype="uint32"),
             replace(tensor, name=tensor.name + SCALES, dim=groups),
             replace(tensor, name=tensor.name + BIASES, dim=groups),
+        )
+
+
+def _check(name: str, value: object, known: tuple[int, ...]) -> None:
+    if type(value) is not int or value not in known:  # 8.0 is 8 to Python, and no width of words
+        raise ModelSpecValidationError(
+            f"{name} must be one of {known}, not {value!r}", attribute=name
         )
 
 

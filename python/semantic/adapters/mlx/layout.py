@@ -96,6 +96,8 @@ def leaves_by_spec(spec: ModelCacheSpec, caches: Sequence[Any]) -> list[Leaf]:
         UnsupportedCacheError: A cache class that is not served.
         IncompatibleCacheError: Other entries than the spec's.
     """
+    for cache in caches:
+        _refuse_strangers(cache)
     leaves: list[Leaf] = []
     expected = spec.entries or plain_entries(spec)
     if len(caches) != len(expected):
@@ -103,6 +105,14 @@ def leaves_by_spec(spec: ModelCacheSpec, caches: Sequence[Any]) -> list[Leaf]:
     for entry, cache in zip(expected, caches, strict=True):
         _match(entry, cache, leaves)
     return leaves
+
+
+def _refuse_strangers(cache: Any) -> None:
+    if type(cache).__name__ == CACHE_LIST:
+        for child in cache.caches:
+            _refuse_strangers(child)
+    else:
+        cache_class_of(cache)
 
 
 def _match(entry: CacheEntry, cache: Any, leaves: list[Leaf]) -> None:
