@@ -2,12 +2,13 @@
 
     PYTHONPATH=. .venv/bin/python project/experiments/exp_004/restore.py [NAME ...]
 
-Writes restore.csv beside itself, one row per architecture, and prints a summary.
+Writes restore.csv beside itself (or to $OUT), one row per architecture.
 """
 
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from pathlib import Path
 
@@ -32,13 +33,21 @@ FIELDS = (
 
 
 def main() -> None:
-    out = Path(__file__).with_name("restore.csv")
+    out = Path(os.environ.get("OUT", Path(__file__).parent)) / "restore.csv"
     with out.open("w", newline="") as file, cpu_stand_ins():
         table = csv.DictWriter(file, FIELDS)
         table.writeheader()
         for name in track(sys.argv[1:] or sorted(architectures()), "architectures"):
-            table.writerow({"architecture": name, **alone(Turns(name)), **together(name)})
+            table.writerow({"architecture": name, **measured(name)})
             file.flush()
+
+
+def measured(name: str) -> dict[str, object]:
+    """One row; an architecture that fails is named, and does not end the run."""
+    try:
+        return {**alone(Turns(name)), **together(name)}
+    except Exception as error:
+        return {"worst_same_calls": f"failed: {error!r}"[:120]}
 
 
 def alone(turns: Turns) -> dict[str, object]:
