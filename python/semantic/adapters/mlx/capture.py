@@ -120,7 +120,8 @@ class MlxLiveCaches:
         base = lo // BLOCK_TOKENS * BLOCK_TOKENS // stride
         first, last = lo // stride, hi // stride
         front, back = first - base, tensor.rows_per_block - (last - base)
-        if first == last:
+        # Operations on arrays without elements crash on MLX's CUDA backend (0.32.4).
+        if first == last or tensor.dim == 0:
             shape = (group.n_layers, tensor.heads, tensor.rows_per_block, tensor.dim)
             return mx.zeros(shape, dtype=getattr(mx, tensor.dtype))
         slices = [_rows(runs, first, last) for runs in self._group_runs(group, name)]

@@ -86,10 +86,8 @@ class QuantisedLeaf(KVLeaf):
 
     def fits(self, group: LayerGroup, n_tokens: int) -> bool:
         """A plain group's sequence may have been quantised while it ran, as its blocks are."""
-        at_rest = group.at_rest
-        same = (self._cache.bits, self._cache.group_size) == (at_rest.bits, at_rest.group_size)
         plain = (self.layer_type, self.growth, ()) == (group.layer_type, group.growth, group.recipe)
-        as_blocks = plain and same and self.shape().tensors == group.rest_tensors
+        as_blocks = plain and self.shape().tensors == group.rest_tensors
         return as_blocks or super().fits(group, n_tokens)
 
     def arrays(self) -> dict[str, mx.array]:

@@ -42,6 +42,8 @@ def joined_rows(
         return mx.zeros((group.n_layers, tensor.heads, rows, dim), dtype=_dtype(tensor))
 
     capacity = rows_at_rest(group, n_tokens)
+    if dim == 0:
+        return zeros(capacity)
     parts: list[mx.array] = []
     filled = 0
     for block_id, first, last in _pieces(group, tensor, spans, n_tokens):
@@ -54,7 +56,7 @@ def joined_rows(
     if filled < capacity or not parts:
         parts.append(zeros(capacity - filled))
     joined = mx.concatenate(parts, axis=2) if len(parts) > 1 else parts[0]
-    return joined if tensor.dim == 0 else joined.view(getattr(mx, tensor.dtype))
+    return joined.view(getattr(mx, tensor.dtype))
 
 
 def _pieces(
@@ -113,12 +115,14 @@ def _dtype(tensor: TokenTensor) -> mx.Dtype:
 
 def _wide(tensor: TokenTensor, block: mx.array) -> mx.array:
     """The block viewed as the widest unsigned integers that divide a row."""
-    return block if tensor.dim == 0 else block.view(_words(tensor)[1])
+    return block.view(_words(tensor)[1])
 
 
 def split_layers(joined: mx.array) -> list[mx.array]:
     """`[layers, heads, rows, dim]` cut into `[1, heads, rows, dim]` of each layer."""
     layers, heads, rows, dim = joined.shape
+    if joined.size == 0:
+        return [mx.zeros((1, heads, rows, dim), dtype=joined.dtype) for _ in range(layers)]
     flat = joined.reshape(-1)
     size = heads * rows * dim
     return [
