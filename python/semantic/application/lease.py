@@ -183,6 +183,8 @@ class Lease:
             for checkpoint in self._published:
                 settle(checkpoint, self._agent_id)
         finally:
+            # An ended lease that somebody keeps must not keep the blocks' arrays alive.
+            self._published, self._hold = [], Hold(self._hold.plan, {})
             self._memory.pool.discharge("live", self._live_bytes)
             self._live_bytes = 0
             self._on_end(self)

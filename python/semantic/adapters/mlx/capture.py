@@ -81,6 +81,8 @@ class MlxLiveCaches:
             blocks = [self._token_block(layer_group, lo, hi) for lo, hi in spans]
         mx.eval(blocks)
         if layer_group.layer_type == "state" or layer_group.growth == "exact":
+            # Slices of what is about to be replaced would keep it alive.
+            self._runs = {key: runs for key, runs in self._runs.items() if key[0] != group}
             self._view_bytes += release_views(self._members(layer_group))
         return blocks
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_map_with_path
 from mlx_lm.models.cache import make_prompt_cache
 
 from semantic.adapters.mlx.build import built_lazily, refused
@@ -52,6 +53,17 @@ def probe(model: Any) -> ModelCacheSpec:
     if any(isinstance(leaf, StateLeaf) for leaf in leaves):
         shapes = _with_growing_states(model, shapes)
     return grouped(entries, shapes)
+
+
+def _cast(model: Any, dtype: mx.Dtype) -> None:
+    """Cast lazily as `mlx_lm.convert` does: what the model wants kept in float32 stays so."""
+    wanted = getattr(model, "cast_predicate", lambda _: True)
+
+    def cast(path: str, parameter: mx.array) -> mx.array:
+        floats = mx.issubdtype(parameter.dtype, mx.floating)
+        return parameter.astype(dtype) if floats and wanted(path) else parameter
+
+    model.update(tree_map_with_path(cast, model.parameters()))
 
 
 def _run(model: Any, n_tokens: int) -> list[Any]:
@@ -133,5 +145,5 @@ def spec_from_config(
             f"unknown KV dtype {dtype!r}; one of {', '.join(_KV_DTYPES)}", attribute="kv_dtype"
         )
     with built_lazily(config) as model:
-        model.set_dtype(getattr(mx, dtype))
+        _cast(model, getattr(mx, dtype))
         return probe(model)
