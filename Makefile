@@ -10,8 +10,8 @@ TARPAULIN := $(if $(filter Linux,$(shell uname -s)),ptrace,llvm)
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full lint typecheck format bench coverage coverage-rust licences \
-    sheet wheel clean
+.PHONY: help demo test test-full test-releases lint typecheck format bench coverage \
+    coverage-rust licences sheet wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ test: $(VENV)/.built ## the test suites, Rust and Python, on the budgeted profil
 test-full: $(VENV)/.built ## every example and every machine: takes its time
 	PROPTEST_CASES=10000 cargo test --quiet --release --package semantic-core
 	SEMANTIC_TEST_FULL=1 $(PYTEST) --cov --cov-report=term --cov-report=html
+	@$(MAKE) --no-print-directory test-releases
+
+test-releases: wheel ## the MLX suites against each supported mlx-lm: all, or RELEASES="0.31.3 0.32.0"
+	$(BIN)/python tools/test_releases.py $(RELEASES)
 
 lint: $(VENV)/.built typecheck licences ## formatting, clippy, ruff, types, stubs, import contracts, licences
 	cargo fmt --all --check
@@ -82,4 +86,4 @@ wheel: | $(BIN)/python ## a wheel and an sdist in dist/
 	$(BIN)/maturin sdist --out dist
 
 clean: ## remove everything that was built
-	rm -rf $(VENV) target dist htmlcov .coverage .demo
+	rm -rf $(VENV) .venvs target dist htmlcov .coverage .demo

@@ -19,7 +19,7 @@ def test_the_library_example_continues_a_conversation(model_of, capsys):
     from mlx_lm.generate import generate_step
     from mlx_lm.models.cache import make_prompt_cache
 
-    (example,) = [block for block in blocks("python") if "CacheManager" in block]
+    (example,) = [block for block in blocks("python") if "generate_step" in block]
     assert len([line for line in example.splitlines() if line.strip()]) <= 12
     names = {
         "mx": mx,
@@ -35,6 +35,23 @@ def test_the_library_example_continues_a_conversation(model_of, capsys):
     with memory.admit("agent-1", [*tokens, 1]) as lease:
         assert lease.cached_tokens == len(tokens)
     assert "PoolSnapshot" in capsys.readouterr().out
+
+
+def test_the_quantised_example(model_of, capsys):
+    from semantic import BlockPool, CacheManager
+    from semantic.mlx import probe
+    from tests.conftest import feed, fresh_caches
+
+    (example,) = [block for block in blocks("python") if "quantised_at_rest" in block]
+    model, tokens = model_of("gemma3_text", head_dim=64), random_tokens(300)
+    names = {"BlockPool": BlockPool, "CacheManager": CacheManager, "probe": probe, "model": model}
+    exec(example, names)
+    caches, memory = fresh_caches(model), names["memory"]
+    feed(model, tokens, caches)
+    with memory.admit("agent-1", tokens) as lease:
+        assert lease.commit(tokens, caches).published_tokens == len(tokens)
+    assert memory.pool.snapshot().cached == names["spec"].cached_bytes(len(tokens))
+    assert capsys.readouterr().out == f"{names['spec'].cached_bytes(4096)}\n()\n"
 
 
 def test_the_drop_in_example(model_of):
