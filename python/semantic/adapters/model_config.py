@@ -32,7 +32,7 @@ def load_config(path_or_dict: str | os.PathLike[str] | Mapping[str, Any]) -> dic
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelSpecValidationError(f"no config at {path}", attribute="config") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelSpecValidationError(
             f"{path} is not a JSON file: {error}", attribute="config"
         ) from error
