@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from semantic.domain.layer_group import LayerGroup
 from semantic.domain.tensor import BLOCK_TOKENS
@@ -66,37 +66,14 @@ def _grown(rows: int, valid: int, step: int) -> int:
     return (valid if valid % BLOCK_TOKENS else rows) + _round_up(step)
 
 
-@dataclass(slots=True)
-class _Steps:
-    """`KVCache`."""
+@dataclass(slots=True, kw_only=True)
+class _Rows:
+    """`KVCache`, and what all buffers of token rows have in common."""
+
+    period: ClassVar[int] = 0
 
     row_bytes: int
     rows: int = 0
-    period: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        return self.rows * self.row_bytes
-
-    def restore(self, tokens: int) -> None:
-        self.rows = _round_up(tokens)
-
-    def call(self, before: int, step: int) -> None:
-        self.rows = _grown(self.rows, before, step)
-
-    def decode(self, before: int, tokens: int) -> None:
-        # Each growth happens at a full buffer and adds 256 rows.
-        self.rows += _round_up(max(0, before + tokens - self.rows))
-
-
-@dataclass(slots=True)
-class _Ring:
-    """`RotatingKVCache`."""
-
-    row_bytes: int
-    window: int
-    rows: int = 0
-    period: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -106,6 +83,20 @@ class _Ring:
         self.rows = 0
         for before, step in calls(0, tokens, DEFAULT_PREFILL_STEP):
             self.call(before, step)
+
+    def call(self, before: int, step: int) -> None:
+        self.rows = _grown(self.rows, before, step)
+
+    def decode(self, before: int, tokens: int) -> None:
+        # Each growth happens at a full buffer and adds 256 rows.
+        self.rows += _round_up(max(0, before + tokens - self.rows))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Ring(_Rows):
+    """`RotatingKVCache`."""
+
+    window: int
 
     def call(self, before: int, step: int) -> None:
         if step == 1:
@@ -120,26 +111,16 @@ class _Ring:
             self.rows = min(self.window, self.rows + _round_up(missing))
 
 
-@dataclass(slots=True)
-class _Chunk:
+@dataclass(slots=True, kw_only=True)
+class _Chunk(_Rows):
     """`ChunkedKVCache`."""
 
-    row_bytes: int
     chunk: int
-    rows: int = 0
     start: int = 0
-    period: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        return self.rows * self.row_bytes
-
-    def restore(self, tokens: int) -> None:
-        self.rows = self.start = 0
-        for before, step in calls(0, tokens, DEFAULT_PREFILL_STEP):
-            self.call(before, step)
 
     def call(self, before: int, step: int) -> None:
+        if not before:
+            self.start = 0
         if before - self.start > self.chunk:
             self.start = before - self.chunk
             self.rows = self.chunk
@@ -214,8 +195,10 @@ def buffer_of(group: LayerGroup) -> Buffer:
     if group.growth == "exact":
         return _Exact(group)
     if group.window is not None:
-        return _Ring(row_bytes, group.window)
-    return _Steps(row_bytes) if group.chunk is None else _Chunk(row_bytes, group.chunk)
+        return _Ring(row_bytes=row_bytes, window=group.window)
+    if group.chunk is not None:
+        return _Chunk(row_bytes=row_bytes, chunk=group.chunk)
+    return _Rows(row_bytes=row_bytes)
 
 
 def calls(start: int, n_tokens: int, prefill_step: int) -> Iterator[tuple[int, int]]:
@@ -234,7 +217,7 @@ def rows_at_rest(group: LayerGroup, n_tokens: int) -> int:
     if group.growth == "exact":
         return _exact_rows(group, n_tokens)
     buffer = buffer_of(group)
-    if not isinstance(buffer, _Steps | _Ring | _Chunk):
+    if not isinstance(buffer, _Rows):
         return 0
     buffer.restore(n_tokens)
     return buffer.rows
