@@ -132,3 +132,31 @@ def distance(a: Any, b: Any) -> float:
     import mlx.core as mx
 
     return float(mx.max(mx.abs(a - b)) / mx.max(mx.abs(b)))
+
+
+_BEFORE_0_32 = {
+    "llama4": "a chunk was cut out of the buffer with its slack",
+    "nemotron-nas": "its empty cache ends the forward pass",
+}
+_BATCHES_BEFORE_0_32 = {
+    "afm7": "its mask does not fit a batch",
+    "gemma3n": "its mask does not fit a batch",
+}
+
+
+def require(name: str, *, batched: bool = False) -> None:
+    """Skip where the installed mlx-lm has no such architecture, or could not run it yet."""
+    from importlib.metadata import version
+
+    from mlx_lm import utils
+
+    from semantic.testing.architectures import architectures
+
+    release = version("mlx-lm")
+    try:
+        utils._get_classes(architectures()[name])
+    except ValueError:
+        pytest.skip(f"mlx-lm {release} has no {name}")
+    old = _BEFORE_0_32 | (_BATCHES_BEFORE_0_32 if batched else {})
+    if name in old and tuple(map(int, release.split(".")[:2])) < (0, 32):
+        pytest.skip(f"mlx-lm {release}: {old[name]}")

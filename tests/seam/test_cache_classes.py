@@ -14,7 +14,7 @@ from semantic.mlx import MlxMaterialiser, probe, spec_of_caches
 from semantic.mlx_lm import PromptCache
 from semantic.testing.architectures import architecture_model
 from semantic.testing.stand_ins import cpu_stand_ins
-from tests.conftest import distance, feed, fresh_caches, greedy, random_tokens
+from tests.conftest import distance, feed, fresh_caches, greedy, random_tokens, require
 
 TOLERANCE = 1e-4
 
@@ -23,6 +23,11 @@ TOLERANCE = 1e-4
 def runnable():
     with cpu_stand_ins():
         yield
+
+
+def model_named(name):
+    require(name)
+    return architecture_model(name)
 
 
 def turn_over(spec, tokens, caches):
@@ -45,7 +50,7 @@ def empty_caches(kind, model):
 @pytest.mark.parametrize("kind", ["kept_front", "concatenated"])
 @pytest.mark.parametrize("n", [1, 3, 4, 5, 38, 39, 40, 41, 44, 90, 256, 300, 513])
 def test_a_ring_with_a_kept_front_and_a_cache_without_slack(kind, n):
-    model = architecture_model("qwen3")  # has no make_cache of its own
+    model = model_named("qwen3")  # has no make_cache of its own
     tokens = random_tokens(n + 9)
     caches = empty_caches(kind, model)
     feed(model, tokens[:n], caches)
@@ -63,7 +68,7 @@ def test_a_ring_with_a_kept_front_and_a_cache_without_slack(kind, n):
 
 def test_a_kept_front_is_needed_and_a_foreign_one_shows():
     """The front must be the prompt's own: rows of another do not do."""
-    model = architecture_model("qwen3")
+    model = model_named("qwen3")
     tokens, other = random_tokens(90), random_tokens(90, seed=5)
     caches, foreign = (make_prompt_cache(model, max_kv_size=40) for _ in range(2))
     feed(model, tokens, caches)
@@ -80,7 +85,7 @@ HYBRIDS = ("baichuan_m1", "deepseek_v41", "falcon_h1", "llama4", "longcat_flash_
 
 @pytest.mark.parametrize("name", HYBRIDS)
 def test_the_drop_in_keeps_every_kind_of_cache(name):
-    model = architecture_model(name)
+    model = model_named(name)
     cache = PromptCache()
     tokens = random_tokens(400)
     for n in (300, 2, 301, 64):
@@ -97,7 +102,7 @@ def test_the_drop_in_keeps_every_kind_of_cache(name):
 
 
 def test_a_compressed_cache_too_short_to_be_known_is_a_counted_miss():
-    model = architecture_model("deepseek_v41")
+    model = model_named("deepseek_v41")
     caches = fresh_caches(model)
     feed(model, [1, 2], caches)
     cache = PromptCache()
@@ -110,7 +115,7 @@ def test_a_compressed_cache_too_short_to_be_known_is_a_counted_miss():
 
 
 def test_a_state_is_hit_at_its_checkpoints_only():
-    model = architecture_model("mamba2")
+    model = model_named("mamba2")
     tokens = random_tokens(700)
     cache = PromptCache()
     for n in (256, 600):
@@ -135,7 +140,7 @@ def test_strangers_are_refused_wherever_they_are():
 
 
 def test_caches_of_another_structure_are_refused():
-    models = [architecture_model(name) for name in ("deepseek_v32", "llama", "falcon_h1")]
+    models = [model_named(name) for name in ("deepseek_v32", "llama", "falcon_h1")]
     lists = []
     for model in models:
         caches = fresh_caches(model)
@@ -150,7 +155,7 @@ def test_caches_of_another_structure_are_refused():
 
 
 def test_layers_that_disagree_on_their_length_are_refused_beside_a_state():
-    model = architecture_model("jamba")
+    model = model_named("jamba")
     caches = fresh_caches(model)
     feed(model, random_tokens(20), caches)
     next(c for c in caches if isinstance(c, KVCache)).offset -= 1
@@ -161,7 +166,7 @@ def test_layers_that_disagree_on_their_length_are_refused_beside_a_state():
 
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "mamba2", "llama4"])
 def test_plain_lists_need_no_entries(name):
-    spec = probe(architecture_model(name))
+    spec = probe(model_named(name))
     assert spec.entries == ()
     assert [leaf for entry in plain_entries(spec) for leaf in entry.leaves] == [
         *range(spec.n_layers)
@@ -171,7 +176,7 @@ def test_plain_lists_need_no_entries(name):
 @pytest.mark.parametrize("name", ["mamba2", "deepseek_v41"])
 def test_blocks_have_memory_of_their_own(name):
     """A restored cache's writes, and the capture's source, leave the stored blocks alone."""
-    model = architecture_model(name)
+    model = model_named(name)
     tokens = random_tokens(300)
     caches = fresh_caches(model)
     feed(model, tokens, caches)

@@ -20,7 +20,7 @@ from semantic.domain.services import BlockPool
 from semantic.mlx import probe
 from semantic.testing.architectures import architecture_model, architectures, recipe_of
 from semantic.testing.stand_ins import cpu_stand_ins
-from tests.conftest import distance, feed, fresh_caches, greedy, random_tokens
+from tests.conftest import distance, feed, fresh_caches, greedy, random_tokens, require
 
 FULL = bool(os.environ.get("SEMANTIC_TEST_FULL"))
 ONE_OF_EACH_KIND = (
@@ -66,7 +66,8 @@ def runnable():
 class Turns:
     """A model with a memory, and the turns of agents over it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, batched: bool = False) -> None:
+        require(name, batched=batched)
         self.recipe = recipe_of(name)
         self.model = architecture_model(name)
         spec = probe(self.model)
@@ -171,7 +172,7 @@ def batch(turns: Turns, caches: list[list[Any]], tails: list[list[int]]) -> dict
 @pytest.mark.parametrize("name", NAMES)
 def test_in_a_batch_of_unequal_lengths(name):
     """Restored rows answer as computed ones do, and what the batch hands out can be kept."""
-    turns = Turns(name)
+    turns = Turns(name, batched=True)
     lengths = (20, 290, 70)
     prompts = [random_tokens(n + 9, seed=n) for n in lengths]
     tails = [

@@ -17,6 +17,7 @@ from semantic.mlx import probe
 from semantic.testing.architectures import architectures, recipe_of
 from semantic.testing.stand_ins import cpu_stand_ins
 from semantic.testing.tiny_models import lazy_model
+from tests.conftest import require
 
 FULL = bool(os.environ.get("SEMANTIC_TEST_FULL"))
 STEPS = (2048, 256, 100, 31) if FULL else (2048, 100)
@@ -48,6 +49,7 @@ def measured(model, n_tokens: int, step: int) -> tuple[int, int]:
 
 @pytest.mark.parametrize("name", architectures())
 def test_live_bytes_are_exact(name):
+    require(name)
     model = lazy_model(architectures()[name], dtype="bfloat16")
     spec = probe(model)
     longest_call = recipe_of(name).longest_call_tokens

@@ -21,7 +21,7 @@ def runnable():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("name", "takes"),
-    [("jamba", True), ("nemotron_h", True), ("mamba2", False), ("lfm2", False), ("llama", False)],
+    [("jamba", True), ("nemotron_h", True), ("lfm2", False), ("llama", False)],
 )
 def test_who_takes_padding_for_tokens(name, takes, dtype):
     assert states_take_padding(architecture_model(name, dtype=dtype)) is takes

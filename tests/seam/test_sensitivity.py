@@ -27,7 +27,7 @@ from semantic.testing.architectures import (
 )
 from semantic.testing.stand_ins import cpu_stand_ins
 from semantic.testing.stand_ins.bitlinear import pack_ternary, unpack_ternary
-from tests.conftest import distance, feed, fresh_caches, greedy, random_tokens
+from tests.conftest import distance, feed, fresh_caches, greedy, random_tokens, require
 
 MARGIN = 10
 TAIL_TOKENS = 8
@@ -85,6 +85,7 @@ class Prompt:
 
     def __init__(self, name: str, tokens: int, seed: int = 1) -> None:
         self.recipe: Recipe = recipe_of(name)
+        require(name)
         self.model = architecture_model(name)
         text = random_tokens(tokens + TAIL_TOKENS, seed=seed)
         self.tokens, self.tail = text[:tokens], text[tokens:]
