@@ -155,7 +155,9 @@ def _test(release: Release, wheel: Path, expression: str | None) -> Outcome:
         text = f"{versions}: {counts}"
     except SetupError as error:
         text, ok = str(error), False
-    return Outcome(release, text, ok, time.monotonic() - begin)
+    outcome = Outcome(release, text, ok, time.monotonic() - begin)
+    print(outcome, flush=True)
+    return outcome
 
 
 def _environment(release: Release, wheel: Path) -> Path:

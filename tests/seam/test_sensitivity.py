@@ -41,7 +41,12 @@ _QUICK = (
 )
 """Every class of cache, every layout of layers, and most recipes."""
 
-CASES = [pytest.param(name, 100, id=f"{name}-100") for name in _QUICK.split()] + [
+# Sparse attention begins behind the 192 tokens that an indexer keeps.
+CASES = [
+    pytest.param(name, tokens, id=f"{name}-{tokens}")
+    for name in _QUICK.split()
+    for tokens in (250 if name == "deepseek_v32" else 100,)
+] + [
     pytest.param(name, tokens, id=f"{name}-{tokens}", marks=pytest.mark.slow)
     for tokens in (300, 600)
     for name in architectures()
@@ -198,13 +203,6 @@ def stand_ins():
         yield
 
 
-ONE_TOKEN_MAY_BE_PASSED_OVER = {
-    ("glm_moe_dsa", 600): "its indexer keeps 64 of the tokens, and not the wrong one",
-    ("nemotron-nas", 600): "its attention looks past it: 7e-4, seven times the tolerance",
-}
-"""Where one wrong token among so many does not show by the margin; more of them do."""
-
-
 @pytest.mark.parametrize(("name", "tokens"), CASES)
 def test_right_caches_agree_and_wrong_ones_show(name, tokens):
     try:
@@ -215,9 +213,7 @@ def test_right_caches_agree_and_wrong_ones_show(name, tokens):
     if not recipe_of(name).same_schedule:
         assert measured.other_calls <= tolerance / MARGIN
         assert measured.same_greedy
-    if (name, tokens) not in ONE_TOKEN_MAY_BE_PASSED_OVER:
-        assert measured.wrong_token >= tolerance * MARGIN, measured
-    for wrong in (measured.shifted, measured.foreign):
+    for wrong in (measured.wrong_token, measured.shifted, measured.foreign):
         assert wrong >= tolerance * MARGIN, measured
     assert measured.weakest_array[0] >= tolerance * MARGIN, measured.weakest_array
 

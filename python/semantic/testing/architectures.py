@@ -93,17 +93,18 @@ _FLAT = Recipe(
     },
 )
 _SPARSE = Recipe(
-    reason="an indexer that keeps 16 of hundreds of tokens drops a wrong one unseen: it keeps 64. "
-    "It stores its keys a second time as values, which nothing reads",
-    config_changes={"index_topk": 64},
+    reason="an indexer that keeps 16 of hundreds of tokens drops a wrong one unseen: it keeps 192, "
+    "and the attention to them is soft and loud. The indexer's values are never read, and zeroed",
+    config_changes={"index_topk": 192},
+    scaled={**_SOFT.scaled, **_LOUD_ATTENTION.scaled},
     unread=r"^\d+\.1\.KVCache\.values$",
 )
 
 _SHARED: Mapping[str, Recipe] = {
     "cohere deepseek_v2 deepseek_v3 ernie4_5 ernie4_5_moe exaone gemma2 glm glm4 glm4_moe_lite "
-    "gptj helium internlm3 iquestcoder joyai_llm_flash kimi_k2 kimi_k25 kimi_vl llava "
-    "longcat_flash minicpm ministral3 mistral3 mistral4 mixtral phi phimoe pixtral stablelm "
-    "starcoder2 telechat3": _SOFT,
+    "gptj helium internlm3 iquestcoder joyai_llm_flash kimi_k2 kimi_k25 kimi_vl llama4_text llava "
+    "longcat_flash minicpm ministral3 mistral3 mistral4 mixtral nemotron-nas phi phimoe pixtral "
+    "stablelm starcoder2 telechat3": _SOFT,
     "gemma nemotron": _SOFTER,
     "gpt2 gpt_bigcode gpt_neox phi-msft phixtral": _SOFT_FUSED,
     "falcon_mamba kimi_linear mamba mamba2 nemotron_h prism_hadamard_qwen35 qwen3_5 qwen3_5_moe "
