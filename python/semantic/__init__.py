@@ -11,8 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from semantic.application.events import CacheEvent
     from semantic.application.lease import Lease
     from semantic.composition import CacheManager
+    from semantic.domain.checkpoints import CheckpointPolicy
     from semantic.domain.entities import AgentBlocks, KVBlock
     from semantic.domain.errors import (
         AgentNotFoundError,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from semantic.domain.identity import Namespace
     from semantic.domain.layer_group import LayerGroup, StateTensor, TokenTensor
     from semantic.domain.native import MemoryBudget, PoolSnapshot
+    from semantic.domain.policy import EvictionPolicy
     from semantic.domain.reports import CommitReport
     from semantic.domain.services import BlockPool
     from semantic.domain.value_objects import CacheKey, GenerationResult, ModelCacheSpec
@@ -45,10 +48,13 @@ __all__ = [
     "BlockPool",
     "BlockValidationError",
     "CacheCorruptionError",
+    "CacheEvent",
     "CacheKey",
     "CacheManager",
     "CachePersistenceError",
+    "CheckpointPolicy",
     "CommitReport",
+    "EvictionPolicy",
     "GenerationResult",
     "IncompatibleCacheError",
     "KVBlock",
@@ -71,9 +77,12 @@ __all__ = [
 _HOMES = {
     "AgentBlocks": "domain.entities",
     "BlockPool": "domain.services",
+    "CacheEvent": "application.events",
     "CacheKey": "domain.value_objects",
     "CacheManager": "composition",
+    "CheckpointPolicy": "domain.checkpoints",
     "CommitReport": "domain.reports",
+    "EvictionPolicy": "domain.policy",
     "GenerationResult": "domain.value_objects",
     "KVBlock": "domain.entities",
     "LayerGroup": "domain.layer_group",

@@ -6,14 +6,27 @@ before it or after it. A refused call changes nothing.
 `semantic.BlockPool` is what to use; it adds the model's geometry to `Pool` and nothing else.
 """
 
-from collections.abc import Sequence
-from typing import Literal, Self, final
+from collections.abc import Iterable, Sequence
+from typing import Literal, Self, final, overload
 
 from typing_extensions import disjoint_base
 
-__all__ = ["GroupSnapshot", "MemoryBudget", "Pool", "PoolSnapshot"]
+__all__ = [
+    "Draft",
+    "GroupSnapshot",
+    "Hold",
+    "MemoryBudget",
+    "Pool",
+    "PoolSnapshot",
+    "PrefixIndex",
+    "TokenIds",
+]
 
-_Group = tuple[str, str, int, int | None, int]
+_Group = tuple[str, str, int, int | None, int, int | None, int, int | None]
+_Spans = list[tuple[str, list[tuple[int, int, int]]]]
+_Refusal = tuple[Literal["budget"], int] | tuple[Literal["declined"]] | tuple[
+    Literal["incomplete_window"], str, int, int
+]
 
 @final
 class MemoryBudget:
@@ -148,8 +161,9 @@ class Pool:
     """Blocks of layer groups under a budget.
 
     Args:
-        groups: For each group `(name, layer_type, bytes_per_block, max_blocks, arrays_per_block)`;
-            `max_blocks` caps what one agent may allocate, None for no cap.
+        groups: For each group `(name, layer_type, bytes_per_block, max_blocks, arrays_per_block,
+            window, keep, chunk)`; `max_blocks` caps what one agent may allocate, None for no cap;
+            `window` and `chunk` are None where the layer type has none.
         total: A private budget in bytes, or a `MemoryBudget` to share.
         minimum: Bytes that no other pool of the budget can take.
         maximum: Bytes that this pool never goes beyond; None for the whole budget.
@@ -332,3 +346,220 @@ class Pool:
             PoolConfigurationError: Something is held, live, staged or leased; or groups that
                 cannot be.
         """
+
+@final
+class TokenIds:
+    """Token ids as signed 64-bit integers, never narrowed, taken over once.
+
+    Args:
+        tokens: Any iterable of integers; lists, tuples and one-dimensional buffers of integers
+            (`array`, numpy) are read without an object per token.
+
+    Raises:
+        BlockArgumentTypeError: Something that is not a sequence of integers.
+        BlockValidationError: An id beyond 64 bits.
+    """
+
+    def __new__(cls, tokens: Iterable[int]) -> Self: ...
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, place: int, /) -> int: ...
+    @overload
+    def __getitem__(self, place: slice, /) -> TokenIds: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    def tobytes(self) -> bytes:
+        """The ids as little-endian signed 64-bit integers."""
+
+@final
+class Hold:
+    """A hit whose blocks nobody can take away until it is released, or nobody has it any more."""
+
+    @property
+    def n_tokens(self) -> int:
+        """The length of the hit; 0 is a miss."""
+
+    @property
+    def matched(self) -> int:
+        """Tokens of the request that are cached in some way, whether or not they can be restored."""
+
+    @property
+    def spans(self) -> _Spans:
+        """For each group its name and `(block_id, lo, hi)` in the order of positions."""
+
+    @property
+    def block_ids(self) -> list[int]:
+        """Every block that the hit reads, once."""
+
+    def used(self, agent_id: str, now_ms: int) -> None:
+        """An agent uses the hit: what it reads goes last from now on."""
+
+    def release(self) -> None:
+        """Let the blocks go their way. Idempotent."""
+
+@final
+class Draft:
+    """A publication on its way: what it adds is staged, what it builds upon is held.
+
+    One that nobody publishes is given back.
+    """
+
+    @property
+    def n_tokens(self) -> int:
+        """The length that will be published; less than was asked for when memory is short."""
+
+    @property
+    def bytes_short(self) -> int:
+        """Bytes that were missing for the whole."""
+
+    @property
+    def spans(self) -> _Spans:
+        """What has to be captured: for each group its name and `(staged block_id, lo, hi)`.
+
+        Raises:
+            BlockOperationError: The draft was published or abandoned.
+        """
+
+    def publish(self, agent_id: str, kind: int) -> tuple[int, bool, bool]:
+        """Make it findable.
+
+        Returns:
+            The handle of its end, whether nobody had published it before, and whether this agent
+            had not.
+
+        Raises:
+            BlockOperationError: The draft was published or abandoned.
+        """
+
+    def abandon(self) -> None:
+        """Give it back: nothing was published. Idempotent."""
+
+@final
+class PrefixIndex:
+    """One namespace of a pool's prefix index.
+
+    Blocks are found by comparing tokens under their exact prefix. Their keys name them in events:
+    BLAKE2b-256 over the ids as little-endian signed 64-bit integers, keyed with the parent's key.
+
+    Args:
+        pool: The pool whose blocks it indexes; several indexes of one pool share nothing but bytes.
+        root: The namespace's root: the parent key of every first block, 32 bytes.
+        key_bytes: Bytes of a key that are used; fewer make keys collide.
+
+    Raises:
+        BlockArgumentTypeError: A root of another length.
+    """
+
+    def __new__(cls, pool: Pool, root: bytes, key_bytes: int = 32) -> Self: ...
+    def plan(self, tokens: TokenIds, limit: int) -> tuple[int, int, _Spans]:
+        """The longest hit of at most `limit` tokens: its length, what matched, its spans.
+
+        Changes nothing.
+        """
+
+    def hold(self, tokens: TokenIds, limit: int) -> Hold:
+        """Plan a hit and hold its blocks, in one step. The order of eviction does not change."""
+
+    def draft(
+        self,
+        tokens: TokenIds,
+        known: Sequence[Sequence[tuple[int, int]]],
+        agent_id: str,
+        now_ms: int,
+    ) -> Draft | _Refusal:
+        """Stage what is new of `tokens`, or of the longest prefix of them that fits.
+
+        Args:
+            tokens: What is to be published.
+            known: For each group, the positions whose rows the live caches surely have.
+            agent_id: Who publishes.
+            now_ms: The time, in milliseconds on any clock that does not go back.
+
+        Returns:
+            The draft; or why there is none: ("budget", bytes_short), ("declined",) when it is worth
+            less than what would have to go, ("incomplete_window", group, lo, hi) for lost rows.
+        """
+
+    def settle(self, end: int, agent_id: str) -> None:
+        """The turn that published `end` is over: its agent's shorter ends may be superfluous."""
+
+    def withdraw(self, end: int, agent_id: str) -> None:
+        """One agent wants a published end no more; it goes when it was the last."""
+
+    def make_room(self, n_bytes: int) -> None:
+        """Evict until `n_bytes` are free.
+
+        Raises:
+            PoolExhaustedError: That cannot be; nothing was evicted.
+        """
+
+    def evict_bytes(self, n_bytes: int) -> int:
+        """Evict until so many cached bytes have gone or nothing may go; the bytes that went."""
+
+    def drop_oldest(self) -> bool:
+        """The least recently used end goes, with what only it needs; False when there is none."""
+
+    def expire(self, before_ms: int) -> None:
+        """What was last used before that time goes, in all namespaces of the pool."""
+
+    def clear(self) -> None:
+        """Forget everything that no running sequence holds."""
+
+    def drain_gone(self) -> list[int]:
+        """Blocks that left the indexes of the pool since the last call."""
+
+    def set_policy(self, order: str) -> None:
+        """In which order things go from now on, in the whole pool.
+
+        Raises:
+            PoolConfigurationError: Neither "lru", "resident" nor "scan_resistant".
+        """
+
+    def depart(self, agent_id: str, now_ms: int) -> None:
+        """An agent's turn is over: from now on it is away."""
+
+    def hint(self, agent_id: str, word: str) -> None:
+        """What is known of an agent's next request; its next request ends the hint.
+
+        Raises:
+            BlockOperationError: Neither "active", "waiting" nor "ended".
+        """
+
+    def prioritise(self, agent_id: str, word: str) -> None:
+        """How much an agent matters.
+
+        Raises:
+            BlockOperationError: Neither "low", "normal" nor "high".
+        """
+
+    def pin(self, agent_id: str) -> None:
+        """Keep what an agent has published, now and later, until it is unpinned."""
+
+    def unpin(self, agent_id: str) -> None:
+        """Let what a pin kept go its usual way."""
+
+    def ends_of(self, agent_id: str) -> list[int]:
+        """Handles of what an agent has published and still wants."""
+
+    def __len__(self) -> int: ...
+    def ends(self) -> list[tuple[int, int, int, list[str]]]:
+        """Published ends, least recently used first: handle, tokens, kind, agents."""
+
+    def tokens_of(self, end: int) -> list[int] | None:
+        """The tokens of a published end; None when it has gone."""
+
+    def blocks(self) -> list[tuple[int, str, int]]:
+        """How many findable blocks there are, by kind and group."""
+
+    @property
+    def evicted_blocks(self) -> int:
+        """Blocks that went because memory was short."""
+
+    def subscribe(self) -> None:
+        """Start to record events; what is here now is stored first."""
+
+    def drain_events(
+        self,
+    ) -> list[tuple[Literal["stored", "removed"], int, str, bytes, bytes, int, int]]:
+        """Events since the last call: change, block, group, key, parent key, lo, hi."""

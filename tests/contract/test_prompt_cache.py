@@ -321,7 +321,7 @@ def test_rows_that_a_batch_padded_are_never_taken_for_positions(model_of):
         for limit in (1 << 40, 4 * blocks, 2 * blocks + 1, blocks + 1):
             cache = PromptCache(max_bytes=limit)
             cache.insert_cache(KEY, tokens, caches)
-            for end in {c.end for m in cache._each_member() for c in m.sealed.sequences()}:
+            for end in {c.n_tokens for m in cache._each_member() for c in m.sealed.sequences()}:
                 prompt = [*tokens[:end], 5, 6]
                 restored, rest = cache.fetch_nearest_cache(KEY, prompt)
                 logits = feed(model, rest, restored)

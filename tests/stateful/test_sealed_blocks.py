@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from semantic.application.sealed_blocks import SealedBlocks
-from semantic.domain.identity import Namespace, pack
+from semantic.domain.identity import Namespace
 from semantic.domain.layer_group import LayerGroup, StateTensor, TokenTensor
+from semantic.domain.native import TokenIds
 from semantic.domain.services import BlockPool
 from semantic.domain.value_objects import ModelCacheSpec
 
@@ -129,11 +130,11 @@ class SealedBlocksMachine(RuleBasedStateMachine):
     def publish(self, parts, overshoot):
         tokens = spelled(parts)
         live = TokenRows(self.spec, tokens, overshoot)
-        report = self.sealed.publish(pack(tokens), live, "agent", "user").report
+        report = self.sealed.publish(TokenIds(tokens), live, "agent", "user").report
         assert report.reason in ("published", "already_cached", "budget", "incomplete_window")
         if report.reason in ("published", "already_cached"):
             assert report.published_tokens == len(tokens)
-            assert self.sealed.plan(pack([*tokens, -1])).n_tokens == len(tokens)
+            assert self.sealed.plan(TokenIds([*tokens, -1])).n_tokens == len(tokens)
 
     @precondition(lambda self: not self.holds)
     @rule(parts=segments)
@@ -141,7 +142,7 @@ class SealedBlocksMachine(RuleBasedStateMachine):
         tokens = spelled(parts)
         if self.spec.cached_bytes(len(tokens)) <= self.pool.total_memory():
             live = TokenRows(self.spec, tokens, 0)
-            report = self.sealed.publish(pack(tokens), live, "agent", "user").report
+            report = self.sealed.publish(TokenIds(tokens), live, "agent", "user").report
             assert report.published_tokens == len(tokens)
 
     @precondition(lambda self: not self.holds)
@@ -155,10 +156,10 @@ class SealedBlocksMachine(RuleBasedStateMachine):
         """Ask for the sequence and more, for itself, or for all but its last tokens."""
         tokens = spelled(parts)
         tokens = tokens[: len(tokens) - cut + 1] if cut else [*tokens, -1]
-        hold = self.sealed.hold(pack(tokens))
+        hold = self.sealed.hold(TokenIds(tokens))
         self.check_rows(hold, tokens)
-        self.check_length(hold.plan.n_tokens, tokens)
-        self.sealed.touch(hold)
+        self.check_length(hold.n_tokens, tokens)
+        self.sealed.used(hold, "agent")
         self.holds.append((hold, tokens))
 
     @precondition(lambda self: len(self.sealed))
@@ -167,9 +168,9 @@ class SealedBlocksMachine(RuleBasedStateMachine):
         """One token less than the window was captured for: its first row is missing."""
         ends = self.sealed.sequences()
         tokens = self.tokens_of(ends[index % len(ends)])
-        hold = self.sealed.hold(pack(tokens))
+        hold = self.sealed.hold(TokenIds(tokens))
         self.check_rows(hold, tokens)
-        self.check_length(hold.plan.n_tokens, tokens)
+        self.check_length(hold.n_tokens, tokens)
         self.sealed.release(hold)
 
     @precondition(lambda self: self.holds)
@@ -183,7 +184,7 @@ class SealedBlocksMachine(RuleBasedStateMachine):
     def evict(self, blocks):
         self.sealed.evict_bytes(blocks * self.spec.groups[0].bytes_per_block)
         for hold, tokens in self.holds:  # b11, b12: what is held is never a victim
-            assert self.sealed.plan(pack(tokens)).n_tokens >= hold.plan.n_tokens
+            assert self.sealed.plan(TokenIds(tokens)).n_tokens >= hold.n_tokens
 
     @rule(blocks=st.integers(1, 10))
     def somebody_allocates(self, blocks):
@@ -193,7 +194,7 @@ class SealedBlocksMachine(RuleBasedStateMachine):
             self.pool.free(self.pool.allocate(blocks, group))
 
     def check_rows(self, hold, tokens):
-        end = hold.plan.n_tokens
+        end = hold.n_tokens
         assert end < len(tokens)
         for name, spans in hold.plan.spans:
             group = self.spec.group(name)
@@ -215,22 +216,19 @@ class SealedBlocksMachine(RuleBasedStateMachine):
             shared = max((common(e, tokens) for e in ends), default=0)
             assert found == min(shared, len(tokens) - 1)
 
-    @staticmethod
-    def tokens_of(checkpoint):
-        tokens, node = [], checkpoint.node
-        while node is not None:
-            tokens = [*node.tokens, *tokens]
-            node = node.parent
-        return tokens[: checkpoint.end]
+    def tokens_of(self, end):
+        return self.sealed.index.tokens_of(end.handle)
 
     @invariant()
     def every_cached_byte_can_be_found(self):
         self.pool.check()
-        self.sealed.plan(pack([1, 2]))  # the index follows what the pool evicted by itself
+        self.sealed.after()
         snapshot = self.pool.snapshot()
         findable = sum(self.sealed.bytes_by_kind().values())
         assert snapshot.live == snapshot.staging == 0
         assert findable <= snapshot.cached + snapshot.held
+        sealed = sum(group.leased_blocks + group.cached_blocks for group in snapshot.groups)
+        assert len(self.pool.contents) == sealed
         if not self.holds:
             assert snapshot.held == 0
             assert snapshot.cached == findable

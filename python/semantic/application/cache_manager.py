@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
+from semantic.application.clock import SystemClock
 from semantic.application.counters import Counters, FailureCallback
+from semantic.application.events import EventCallback
 from semantic.application.lease import Lease
 from semantic.application.resources import Resources
 from semantic.application.sealed_blocks import Hold, SealedBlocks
 from semantic.domain._check import agent_name
+from semantic.domain.checkpoints import CheckpointPolicy
 from semantic.domain.errors import (
     AgentNotFoundError,
     BlockValidationError,
@@ -20,7 +22,9 @@ from semantic.domain.errors import (
     UnsupportedCacheError,
 )
 from semantic.domain.growth import DEFAULT_PREFILL_STEP
-from semantic.domain.identity import BlockHash, Namespace, Tokens, block_key, pack
+from semantic.domain.identity import KEY_BYTES, Namespace
+from semantic.domain.native import TokenIds
+from semantic.domain.policy import EvictionPolicy, Hint, Priority
 from semantic.domain.reports import HitPlan
 from semantic.domain.services import BlockPool
 from semantic.domain.value_objects import ModelCacheSpec
@@ -33,18 +37,10 @@ from semantic.ports.outbound import (
     Materialiser,
 )
 
-__all__ = ["CacheManager", "SystemClock", "packed_prompt"]
+__all__ = ["CacheManager"]
 
 _WAIT_POLL_SECONDS = 0.05
 """How often a waiting admission looks again: another pool may free bytes without telling us."""
-
-
-class SystemClock:
-    """The machine's monotonic clock."""
-
-    def monotonic(self) -> float:
-        """Seconds since an arbitrary start."""
-        return time.monotonic()
 
 
 class _NoMaterialiser:
@@ -75,10 +71,14 @@ class CacheManager:
         store: Keeps blocks over restarts; needs a namespace.
         namespace: Who may share. None: a fresh random one, so nothing is shared outside.
         materialiser: The MLX side. None: MLX itself, imported when the first tensor is needed.
-        policy: The eviction policy; there is one so far, None.
+        policy: What goes first when memory is short, for the whole pool; None leaves it as it is:
+            tail-first least recently used, unless another manager has said otherwise.
+        checkpoints: Where a prefill stops to publish what cannot be cut afterwards.
         on_failure: Called with (reason, detail) for each failure that became a miss.
+        on_event: Called for each block that becomes findable or is findable no more, on the thread
+            whose call caused it or, for what other memories of the pool caused, at the next call.
         clock: Time, for tests.
-        hash_block: The key function, for tests.
+        key_bytes: Bytes of a block's key that are used, for tests that make keys collide.
 
     Raises:
         PoolConfigurationError: A pool of another spec, or a store without a namespace.
@@ -94,26 +94,39 @@ class CacheManager:
         store: BlockStore | None = None,
         namespace: Namespace | None = None,
         materialiser: Materialiser | None = None,
-        policy: None = None,
+        policy: EvictionPolicy | None = None,
+        checkpoints: CheckpointPolicy | None = None,
         on_failure: FailureCallback | None = None,
+        on_event: EventCallback | None = None,
         clock: Clock | None = None,
-        hash_block: BlockHash = block_key,
+        key_bytes: int = KEY_BYTES,
     ) -> None:
         if pool.spec != spec:
             raise PoolConfigurationError("the pool was made for another spec")
         if store is not None:
             reason = "a store needs a namespace" if namespace is None else "there is none yet"
             raise PoolConfigurationError(f"{reason}: blocks are kept in memory only")
-        if policy is not None:
-            raise PoolConfigurationError("there is one eviction policy: leave policy=None")
+        given: object = policy
+        if not isinstance(given, EvictionPolicy | None):
+            raise PoolConfigurationError(f"policy must be an EvictionPolicy, not {given!r}")
+        self._clock = clock or SystemClock()
+        sealed = SealedBlocks(
+            spec,
+            pool,
+            namespace or Namespace.private(),
+            policy=policy,
+            clock=self._clock,
+            key_bytes=key_bytes,
+            on_event=on_event,
+        )
         self._memory = Resources(
             spec,
             pool,
-            SealedBlocks(spec, pool, namespace or Namespace.private(), hash_block=hash_block),
+            sealed,
             materialiser or self._default_materialiser(),
             Counters(on_failure),
+            checkpoints or CheckpointPolicy(),
         )
-        self._clock = clock or SystemClock()
         self._released = threading.Condition()
         self._leases: set[Lease] = set()
 
@@ -155,7 +168,9 @@ class CacheManager:
             PoolConfigurationError: The pool serves another model by now.
         """
         agent_name(agent_id)
-        prompt = packed_prompt(tokens)
+        prompt = TokenIds(tokens)
+        if not prompt:
+            raise BlockValidationError("tokens must not be empty")
         deadline = self._clock.monotonic() + (wait or 0.0)
         while True:
             try:
@@ -171,7 +186,7 @@ class CacheManager:
                 return lease
 
     def _admit(
-        self, agent_id: str, prompt: Tokens, max_new_tokens: int, prefill_step: int
+        self, agent_id: str, prompt: TokenIds, max_new_tokens: int, prefill_step: int
     ) -> Lease:
         if self._memory.pool.spec != self._memory.spec:
             raise PoolConfigurationError(
@@ -181,13 +196,13 @@ class CacheManager:
         try:
             return self._charged(agent_id, prompt, hold, max_new_tokens, prefill_step)
         except PoolExhaustedError:
-            if not hold.plan.n_tokens:
+            if not hold.n_tokens:
                 raise
         # Holding the hit may be what leaves too little: served without it, it may be evicted.
-        return self._charged(agent_id, prompt, Hold(HitPlan(0), {}), max_new_tokens, prefill_step)
+        return self._charged(agent_id, prompt, Hold(), max_new_tokens, prefill_step)
 
     def _charged(
-        self, agent_id: str, prompt: Tokens, hold: Hold, max_new_tokens: int, prefill_step: int
+        self, agent_id: str, prompt: TokenIds, hold: Hold, max_new_tokens: int, prefill_step: int
     ) -> Lease:
         """A lease over `hold`, its live peak charged; on failure the hold is given back."""
         charged = 0
@@ -195,13 +210,13 @@ class CacheManager:
             peak = self._memory.spec.live_peak_bytes(
                 len(prompt),
                 prefill_step,
-                cached_tokens=hold.plan.n_tokens,
+                cached_tokens=hold.n_tokens,
                 new_tokens=max_new_tokens,
             )
             self._memory.sealed.make_room(peak)
             self._memory.pool.charge("live", peak)
             charged = peak
-            self._memory.sealed.touch(hold)
+            self._memory.sealed.used(hold, agent_id)
             lease = Lease(
                 self._memory,
                 agent_id,
@@ -233,14 +248,46 @@ class CacheManager:
         Raises:
             AgentNotFoundError: The agent has published nothing that is still here.
         """
-        mine = [c for c in self._memory.sealed.sequences() if agent_id in c.agents]
-        if not mine:
+        forgotten = self._memory.sealed.forget(agent_id)
+        if not forgotten:
             raise AgentNotFoundError(
                 f"agent {agent_id!r} has nothing published here", agent_id=agent_id
             )
-        for checkpoint in mine:
-            self._memory.sealed.withdraw(checkpoint, agent_id)
-        return len(mine)
+        return forgotten
+
+    def hint(self, agent_id: str, state: Hint) -> None:
+        """Say what is known of an agent's next request; its next request ends the hint.
+
+        Best said before the turn is released. Of an agent that was never here nothing is kept.
+
+        Args:
+            agent_id: The agent.
+            state: "waiting", for its human; "ended", its session is over; "active", neither.
+
+        Raises:
+            BlockOperationError: Another word.
+        """
+        self._memory.sealed.index.hint(agent_id, state)
+
+    def prioritise(self, agent_id: str, priority: Priority) -> None:
+        """Say how much an agent matters: everything of a lower priority goes first.
+
+        Raises:
+            BlockOperationError: Another word than "low", "normal" or "high".
+        """
+        self._memory.sealed.index.prioritise(agent_name(agent_id), priority)
+
+    def pin(self, agent_id: str) -> None:
+        """Keep what an agent has published, and what it will publish, until `unpin`.
+
+        Pinned blocks count as held: they take from what can be admitted.
+        """
+        self._memory.sealed.index.pin(agent_name(agent_id))
+
+    def unpin(self, agent_id: str) -> None:
+        """Let what an agent has published go its usual way again."""
+        self._memory.sealed.index.unpin(agent_name(agent_id))
+        self._memory.sealed.after()
 
     def clear(self) -> None:
         """Forget every published prefix; what running sequences hold goes when they end."""
@@ -264,7 +311,7 @@ class CacheManager:
                 "staging": snapshot.staging,
                 "cached": snapshot.cached,
             },
-            "unshared_bytes": sum(self._memory.spec.cached_bytes(c.end) for c in sequences),
+            "unshared_bytes": sum(self._memory.spec.cached_bytes(e.n_tokens) for e in sequences),
         }
 
     def capture_batch(self, batch_caches: Caches, row: int) -> Caches:
@@ -273,16 +320,3 @@ class CacheManager:
         Call it on the thread that generates.
         """
         return self._memory.materialiser.extract(batch_caches, row)
-
-
-def packed_prompt(tokens: Iterable[int]) -> Tokens:
-    """Token ids packed as signed 64-bit integers.
-
-    Raises:
-        BlockValidationError: No token at all, or an id beyond 64 bits.
-        BlockArgumentTypeError: Something that is not a sequence of integers.
-    """
-    packed = pack(tokens)
-    if not packed:
-        raise BlockValidationError("tokens must not be empty")
-    return packed

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterable
 from types import TracebackType
 
-from semantic.application.prefix_node import Checkpoint
 from semantic.application.publish import publish_caches
 from semantic.application.resources import Resources
 from semantic.application.sealed_blocks import Hold
@@ -17,7 +16,7 @@ from semantic.domain.errors import (
     PoolExhaustedError,
     UnsupportedCacheError,
 )
-from semantic.domain.identity import Tokens, pack
+from semantic.domain.native import TokenIds
 from semantic.domain.reports import CommitReport, HitPlan
 from semantic.ports.outbound import Caches
 
@@ -38,7 +37,7 @@ class Lease:
         self,
         memory: Resources,
         agent_id: str,
-        prompt: Tokens,
+        prompt: TokenIds,
         hold: Hold,
         *,
         live_bytes: int,
@@ -49,11 +48,12 @@ class Lease:
         self._agent_id = agent_id
         self._prompt_tokens = len(prompt)
         self._hold = hold
-        self._start = hold.plan.n_tokens
+        self._start = hold.n_tokens
+        self._matched = hold.matched_tokens
         self._live_bytes = live_bytes
         self._prefill_step = prefill_step
         self._on_end = on_end
-        self._published: list[Checkpoint] = []
+        self._published: list[int] = []
         self._lock = threading.Lock()
         self._ended = False
 
@@ -65,7 +65,7 @@ class Lease:
     @property
     def cached_tokens(self) -> int:
         """Leading tokens of the prompt that need no prefill."""
-        return self._hold.plan.n_tokens
+        return self._hold.n_tokens
 
     @property
     def plan(self) -> HitPlan:
@@ -100,7 +100,7 @@ class Lease:
             _log.exception("a restore failed")
             self._memory.counters.failure("restore", repr(error))
             with self._lock:
-                failed, self._hold = self._hold, Hold(HitPlan(0), {})
+                failed, self._hold = self._hold, Hold()
             self._memory.sealed.release(failed)
             self._charge_from_scratch()
             return None
@@ -110,6 +110,17 @@ class Lease:
         self._start = 0
         if not self.grow(self._prompt_tokens):
             self._memory.counters.failure("undercharged", "no room for a prefill without the hit")
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Lengths of the prompt at which to stop the prefill for a `checkpoint`, in order.
+
+        Where every position can be restored, as with attention layers alone, there are none. Else
+        they are those of the memory's `CheckpointPolicy` that the hit does not cover.
+        """
+        return self._memory.checkpoints.stops(
+            self._memory.spec, self._prompt_tokens, self._hold.n_tokens, self._matched
+        )
 
     def grow(self, n_tokens: int) -> bool:
         """Charge for a sequence of `n_tokens` in all; False, with nothing changed, when too little.
@@ -156,12 +167,12 @@ class Lease:
 
     def _publish(self, tokens: Iterable[int], caches: Caches, kind: str) -> CommitReport:
         self._refuse_ended()
-        packed = pack(tokens)
+        packed = TokenIds(tokens)
         if not packed:
             raise BlockValidationError("tokens must not be empty")
         publication = publish_caches(self._memory, packed, caches, self._agent_id, kind)
-        if publication.checkpoint is not None:
-            self._published.append(publication.checkpoint)
+        if publication.end is not None:
+            self._published.append(publication.end)
         return publication.report
 
     def release(self) -> None:
@@ -180,11 +191,11 @@ class Lease:
         settle = self._memory.sealed.settle if keep else self._memory.sealed.withdraw
         try:
             self._memory.sealed.release(self._hold)
-            for checkpoint in self._published:
-                settle(checkpoint, self._agent_id)
+            for end in self._published:
+                settle(end, self._agent_id)
+            self._memory.sealed.depart(self._agent_id)
         finally:
-            # An ended lease that somebody keeps must not keep the blocks' arrays alive.
-            self._published, self._hold = [], Hold(self._hold.plan, {})
+            self._published = []
             self._memory.pool.discharge("live", self._live_bytes)
             self._live_bytes = 0
             self._on_end(self)

@@ -12,7 +12,7 @@ from semantic.domain.errors import (
     PoolExhaustedError,
     UnsupportedCacheError,
 )
-from semantic.domain.identity import Tokens
+from semantic.domain.native import TokenIds
 from semantic.domain.reports import CommitReason, CommitReport
 from semantic.ports.outbound import Caches
 
@@ -35,7 +35,7 @@ def reason_of(error: Exception) -> CommitReason:
 
 def publish_caches(
     memory: Resources,
-    tokens: Tokens,
+    tokens: TokenIds,
     caches: Caches,
     agent_id: str,
     kind: str,
@@ -58,7 +58,12 @@ def publish_caches(
             raise IncompatibleCacheError(
                 f"the caches hold {live.n_tokens} positions, not {len(tokens)}"
             )
-        publication = memory.sealed.publish(tokens[: live.n_tokens], live, agent_id, kind)
+        publication = memory.sealed.publish(
+            tokens if live.n_tokens >= len(tokens) else tokens[: live.n_tokens],
+            live,
+            agent_id,
+            kind,
+        )
         memory.counters.views_released(live.view_bytes)
     except Exception as error:
         reason = reason_of(error)
@@ -66,6 +71,6 @@ def publish_caches(
             _log.exception("a capture failed")
         publication = Publication(CommitReport(0, reason, str(error)))
     report = publication.report
-    if report.reason not in ("published", "already_cached"):
+    if report.reason not in ("published", "already_cached", "declined"):
         memory.counters.failure(report.reason, report.detail)
     return publication

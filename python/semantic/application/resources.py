@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from semantic.application.counters import Counters
 from semantic.application.sealed_blocks import SealedBlocks
+from semantic.domain.checkpoints import CheckpointPolicy
 from semantic.domain.services import BlockPool
 from semantic.domain.value_objects import ModelCacheSpec
 from semantic.ports.outbound import Materialiser
@@ -15,10 +16,11 @@ __all__ = ["Resources"]
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """One model's memory: its geometry, its bytes, its sealed blocks, its MLX side, its counts."""
+    """One model's memory: geometry, bytes, sealed blocks, MLX side, counts, checkpoint policy."""
 
     spec: ModelCacheSpec
     pool: BlockPool
     sealed: SealedBlocks
     materialiser: Materialiser
     counters: Counters
+    checkpoints: CheckpointPolicy = CheckpointPolicy()

@@ -1,39 +1,89 @@
-"""The sealed blocks of one namespace: index and pool kept in step under one lock.
+"""The sealed blocks of one namespace: the native index, and the tensors that its blocks hold.
 
-Lookups are plans, holding a plan is a lease on its blocks, and a publication becomes visible in one
-step after its arrays are evaluated (law 6). MLX computes outside the lock (law 9); what a
-publication builds upon is held meanwhile, so that it cannot be evicted under it.
+The index decides in one call per step, under the pool's lock: what hits, what is staged, what goes.
+Here is what Rust never sees: the tensors, by block id, dropped as soon as the index has let their
+blocks go. A publication becomes visible in one step after its arrays are evaluated (law 6), and MLX
+computes outside every lock (law 9).
 """
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from semantic.application.prefix_index import MissingSpan, PrefixCollisionError, PrefixIndex
-from semantic.application.prefix_node import Checkpoint, PrefixNode, SealedBlock
-from semantic.domain.errors import BlockOperationError
-from semantic.domain.identity import BlockHash, Namespace, Tokens, block_key
-from semantic.domain.layer_group import BLOCK_TOKENS, Span
-from semantic.domain.reports import CommitReport, HitPlan
+from semantic.application.clock import SystemClock, milliseconds
+from semantic.application.events import CacheEvent, EventCallback
+from semantic.domain.errors import PoolExhaustedError
+from semantic.domain.identity import KEY_BYTES, Namespace
+from semantic.domain.native import Draft, PrefixIndex, TokenIds
+from semantic.domain.native import Hold as NativeHold
+from semantic.domain.policy import EvictionPolicy
+from semantic.domain.reports import CommitReason, CommitReport, HitPlan, PublishedEnd, RowSpan
 from semantic.domain.services import BlockPool
 from semantic.domain.value_objects import ModelCacheSpec
-from semantic.ports.outbound import BlockData, LiveCaches
+from semantic.ports.outbound import BlockData, Clock, LiveCaches
 
 __all__ = ["Hold", "Publication", "SealedBlocks"]
 
 _CAPTURE_BLOCKS = 16
 """Blocks captured in one evaluation: enough to keep MLX busy, few enough to fail early."""
 
+_KINDS = ("system", "assistant", "user")
+"""The kinds of segments by their native number. The first keeps its place in the order of eviction:
+every conversation starts with it."""
 
-@dataclass(frozen=True, slots=True)
+
+Refusal = (
+    tuple[Literal["budget"], int]
+    | tuple[Literal["declined"]]
+    | tuple[Literal["incomplete_window"], str, int, int]
+)
+
+
 class Hold:
-    """A plan whose blocks are held until they are released."""
+    """A hit whose blocks nobody can take away until it is released.
 
-    plan: HitPlan
-    data: Mapping[int, BlockData]
+    Args:
+        native: What the index holds; None for a miss.
+        contents: The tensors of the pool's blocks, by id.
+    """
+
+    __slots__ = ("_contents", "_native", "n_tokens")
+
+    def __init__(
+        self, native: NativeHold | None = None, contents: Mapping[int, BlockData] | None = None
+    ) -> None:
+        self._native = native
+        self._contents = contents or {}
+        self.n_tokens = 0 if native is None else native.n_tokens
+
+    @property
+    def plan(self) -> HitPlan:
+        """Where the hit's rows come from; still readable after the release."""
+        return HitPlan(0) if self._native is None else _plan(self.n_tokens, self._native.spans)
+
+    @property
+    def matched_tokens(self) -> int:
+        """Tokens of the prompt that are cached in some way, whether or not they can be restored."""
+        return 0 if self._native is None else self._native.matched
+
+    @property
+    def data(self) -> dict[int, BlockData]:
+        """The tensors of every block of the hit, while it is held."""
+        ids = () if self._native is None else self._native.block_ids
+        return {block_id: self._contents[block_id] for block_id in ids}
+
+    def used(self, agent_id: str, now_ms: int) -> None:
+        """An agent uses the hit: its blocks become the most recently used."""
+        if self._native is not None:
+            self._native.used(agent_id, now_ms)
+
+    def release(self) -> None:
+        """Let the blocks go their way. Idempotent."""
+        if self._native is not None:
+            self._native.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +91,7 @@ class Publication:
     """What a publication answered, and the end that its agent newly claims, if any."""
 
     report: CommitReport
-    checkpoint: Checkpoint | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """What a publication will capture and what it builds upon, or why it cannot be."""
-
-    tokens: Tokens
-    missing: Sequence[MissingSpan]
-    base: Sequence[int]
-    refusal: CommitReport | None = None
+    end: int | None = None
 
 
 class SealedBlocks:
@@ -62,8 +102,10 @@ class SealedBlocks:
         pool: Where their bytes are counted.
         namespace: Who may share.
         reclaim: Asked for bytes that eviction here cannot give; answers how many it freed.
-        lock: Shared by memories that reclaim from each other; None: one of its own.
-        hash_block: The key function; tests inject a weak one.
+        policy: What goes first, for the whole pool; None leaves it as it is.
+        clock: Time; None: the machine's.
+        key_bytes: Bytes of a key that are used; tests make keys collide with fewer.
+        on_event: Called for each block that becomes findable or is findable no more.
     """
 
     def __init__(
@@ -73,95 +115,87 @@ class SealedBlocks:
         namespace: Namespace,
         *,
         reclaim: Callable[[int], int] | None = None,
-        lock: threading.RLock | None = None,
-        hash_block: BlockHash = block_key,
+        policy: EvictionPolicy | None = None,
+        clock: Clock | None = None,
+        key_bytes: int = KEY_BYTES,
+        on_event: EventCallback | None = None,
     ) -> None:
         self._spec = spec
         self._pool = pool
         self._reclaim = reclaim
-        self._index = PrefixIndex(spec, namespace.root, hash_block)
-        self._lock = lock or threading.RLock()
-        self._orphans: dict[int, SealedBlock] = {}
-        self.evicted_blocks = 0
+        self.index = PrefixIndex(pool, namespace.root, key_bytes)
+        self._kinds = list(_KINDS)
+        self._clock = clock or SystemClock()
+        self._on_event = on_event
+        if on_event is not None:
+            self.index.subscribe()
+        self._time_to_live = policy.time_to_live if policy is not None else None
+        if policy is not None:
+            self.index.set_policy(policy.order)
 
     def __len__(self) -> int:
-        with self._lock:
-            return len(self._index)
+        """Published ends of sequences."""
+        return len(self.index)
 
     @property
     def n_blocks(self) -> int:
         """Sealed blocks that can be found."""
-        with self._lock:
-            return self._index.n_blocks
+        return sum(n for _, _, n in self.index.blocks())
 
-    def sequences(self) -> list[Checkpoint]:
+    @property
+    def evicted_blocks(self) -> int:
+        """Blocks that went because memory was short."""
+        return self.index.evicted_blocks
+
+    def sequences(self) -> list[PublishedEnd]:
         """The published ends, least recently used first."""
-        with self._lock:
-            return list(self._index.checkpoints)
+        return [
+            PublishedEnd(handle, n_tokens, self._kinds[kind], frozenset(agents))
+            for handle, n_tokens, kind, agents in self.index.ends()
+        ]
 
     def bytes_by_kind(self) -> Counter[str]:
         """Bytes of the findable blocks, by the kind of segment that published them."""
         totals: Counter[str] = Counter()
-        with self._lock:
-            for (kind, group), blocks in self._index.blocks_by_kind.items():
-                totals[kind] += blocks * self._spec.bytes_per_block(group)
+        for kind, group, blocks in self.index.blocks():
+            totals[self._kinds[kind]] += blocks * self._spec.bytes_per_block(group)
         return totals
 
     # Hits --------------------------------------------------------------------------------------
 
-    def plan(self, tokens: Tokens) -> HitPlan:
+    def plan(self, tokens: TokenIds) -> HitPlan:
         """The longest hit that leaves at least one token to compute. Changes nothing."""
-        with self._lock:
-            self._forget_lost_blocks()
-            return self._index.plan(tokens, len(tokens) - 1)
+        n_tokens, _, spans = self.index.plan(tokens, len(tokens) - 1)
+        return _plan(n_tokens, spans)
 
-    def hold(self, tokens: Tokens) -> Hold:
+    def hold(self, tokens: TokenIds) -> Hold:
         """Plan a hit and hold its blocks, in one step. The order of eviction does not change."""
-        with self._lock:
-            plan = self.plan(tokens)
-            while not self._lease(blocks := self._known(plan.block_ids)):
-                plan = self.plan(tokens)
-            return Hold(plan, {block.block_id: block.data for block in blocks})
+        if self._time_to_live is not None:
+            self._expire(self._time_to_live)
+        return Hold(self.index.hold(tokens, len(tokens) - 1), self._pool.contents)
 
-    def touch(self, hold: Hold) -> None:
-        """The hit was used: its blocks become the most recently used."""
-        with self._lock:
-            if all(self._index.block(i) is not None for i in hold.plan.block_ids):
-                self._index.touch(hold.plan)
+    def used(self, hold: Hold, agent_id: str) -> None:
+        """An agent's request was admitted with this hit: its blocks go last from now on."""
+        hold.used(agent_id, milliseconds(self._clock))
 
     def release(self, hold: Hold) -> None:
         """End a hold."""
-        with self._lock:
-            self._unlease(hold.plan.block_ids)
+        hold.release()
+        self.after()
 
-    def _known(self, block_ids: Iterable[int]) -> list[SealedBlock]:
-        found = (self._index.block(i) or self._orphans.get(i) for i in block_ids)
-        return [block for block in found if block is not None]
+    def depart(self, agent_id: str) -> None:
+        """An agent's turn is over."""
+        self.index.depart(agent_id, milliseconds(self._clock))
 
-    def _lease(self, blocks: Sequence[SealedBlock]) -> bool:
-        """Hold these blocks; False when the pool has just evicted one of them."""
-        try:
-            self._pool.acquire([block.block_id for block in blocks])
-        except BlockOperationError:
-            if not self._forget_lost_blocks():
-                raise
-            return False
-        for block in blocks:
-            block.leases += 1
-        return True
-
-    def _unlease(self, block_ids: Sequence[int]) -> None:
-        self._forget_lost_blocks()
-        self._pool.release(list(block_ids))
-        blocks = self._known(block_ids)
-        for block in blocks:
-            block.leases -= 1
-        orphans = [block for block in blocks if block.block_id in self._orphans]
-        self._give_back(self._index.released(blocks) + orphans)
+    def _expire(self, time_to_live: float) -> None:
+        oldest = milliseconds(self._clock) - int(time_to_live * 1000)
+        if oldest > 0:
+            self.index.expire(oldest)
+            self.after()
 
     # Publication -------------------------------------------------------------------------------
 
-    def publish(self, tokens: Tokens, live: LiveCaches, agent_id: str, kind: str) -> Publication:
+    def publish(self, tokens: TokenIds, live: LiveCaches, agent_id: str, kind: str) -> Publication:
         """Seal what is new of `tokens` and make the longest prefix that fits findable.
 
         Args:
@@ -170,230 +204,128 @@ class SealedBlocks:
             agent_id: Who publishes.
             kind: What kind of segment ends here.
         """
-        known = {group.name: live.known_spans(group.name) for group in self._spec.groups}
-        with self._lock:
-            self._forget_lost_blocks()
-            draft = self._draft(tokens, known)
-        if draft.refusal is not None:
-            return Publication(draft.refusal)
+        known = [live.known_spans(group.name) for group in self._spec.groups]
+        draft = self._draft(tokens, known, agent_id)
+        self.after()
+        if isinstance(draft, CommitReport):
+            return Publication(draft)
+        staged = [block_id for _, rows in draft.spans for block_id, _, _ in rows]
         try:
-            sealed = self._capture(draft.missing, live, kind)
-            return self._make_visible(draft.tokens, len(tokens), agent_id, kind, sealed)
-        finally:
-            with self._lock:
-                self._unlease(draft.base)
-
-    def _draft(self, tokens: Tokens, known: Mapping[str, Sequence[Span]]) -> _Draft:
-        """The longest prefix that can be published now, with what it builds upon held."""
-        draft = self._try_length(tokens, known)
-        if draft.refusal is not None and draft.refusal.reason == "budget":
-            end = self._affordable_end(tokens, known)
-            if end:
-                draft = self._try_length(tokens[:end], known)
-        return draft
-
-    def _try_length(self, tokens: Tokens, known: Mapping[str, Sequence[Span]]) -> _Draft:
-        nodes = self._index.holders(tokens)
-        while not self._lease(base := self._base_of(nodes, len(tokens))):
-            nodes = self._index.holders(tokens)
-        ids = [block.block_id for block in base]
-        try:
-            missing = self._index.missing(tokens, nodes)
-            refusal = self._lost_rows(missing, known)
-            if refusal is None:
-                if self._make_room(self._bytes_of(missing)):
-                    return _Draft(tokens, missing, ids)
-                refusal = CommitReport(0, "budget", "no prefix fits into the budget")
+            self._capture(draft, live)
+            end, is_new_end, is_new_agent = draft.publish(agent_id, self._kind(kind))
         except BaseException:
-            self._unlease(ids)
+            draft.abandon()
+            for block_id in staged:
+                self._pool.contents.pop(block_id, None)
             raise
-        self._unlease(ids)
-        return _Draft(tokens, [], [], refusal)
-
-    def _base_of(self, nodes: Sequence[PrefixNode], end: int) -> list[SealedBlock]:
-        """What a publication that ends at `end` builds upon; other ends' windows may go for it."""
-        unbounded = [block for node in nodes for block in node.unbounded.values()]
-        return unbounded + self._index.reads_at(nodes, end)
-
-    def _affordable_end(self, tokens: Tokens, known: Mapping[str, Sequence[Span]]) -> int:
-        """The longest whole number of token blocks that fits, by bisection; 0 for none.
-
-        Where a ring has moved on, and where there is a state, only the whole sequence can be
-        restored.
-        """
-        if any(tuple(spans) != ((0, len(tokens)),) for spans in known.values()):
-            return 0
-        nodes = self._index.holders(tokens)
-        base = self._base_of(nodes, len(tokens))
-        if not self._lease(base):
-            return 0
-        try:
-            low, high = min(len(nodes), len(tokens) // BLOCK_TOKENS), len(tokens) // BLOCK_TOKENS
-            while low < high:
-                middle = (low + high + 1) // 2
-                missing = self._index.missing(tokens[: middle * BLOCK_TOKENS], nodes)
-                if self._bytes_of(missing) <= self._pool.available_memory():
-                    low = middle
-                else:
-                    high = middle - 1
         finally:
-            self._unlease([block.block_id for block in base])
-        return low * BLOCK_TOKENS
+            self.after()
+        if draft.n_tokens < len(tokens):
+            reason: CommitReason = "budget" if draft.bytes_short else "declined"
+            report = CommitReport(draft.n_tokens, reason, f"of {len(tokens)} tokens")
+        else:
+            report = CommitReport(len(tokens), "published" if is_new_end else "already_cached")
+        return Publication(report, end if is_new_agent else None)
 
-    def _bytes_of(self, missing: Sequence[MissingSpan]) -> int:
-        return sum(self._spec.bytes_per_block(span.group) for span in missing)
+    def _draft(
+        self, tokens: TokenIds, known: Sequence[Sequence[tuple[int, int]]], agent_id: str
+    ) -> Draft | CommitReport:
+        drafted = self.index.draft(tokens, known, agent_id, milliseconds(self._clock))
+        short = drafted.bytes_short if isinstance(drafted, Draft) else _bytes_short(drafted)
+        if short and self._reclaim is not None and self._reclaim(short) >= short:
+            if isinstance(drafted, Draft):
+                drafted.abandon()
+            drafted = self.index.draft(tokens, known, agent_id, milliseconds(self._clock))
+        if isinstance(drafted, Draft):
+            return drafted
+        if drafted[0] == "budget":
+            return CommitReport(0, "budget", "no prefix fits into the budget")
+        if drafted[0] == "declined":
+            return CommitReport(0, "declined", "worth less than all that would go for it")
+        _, group, lo, hi = drafted
+        have = list(known[[group.name for group in self._spec.groups].index(group)])
+        detail = f"{group} needs positions {lo} to {hi}, sure are {have}"
+        return CommitReport(0, "incomplete_window", detail)
 
-    def _lost_rows(
-        self, missing: Sequence[MissingSpan], known: Mapping[str, Sequence[Span]]
-    ) -> CommitReport | None:
-        """Why the live caches cannot give these rows: their rings have moved on."""
-        for span in missing:
-            if not any(lo <= span.lo and span.hi <= hi for lo, hi in known[span.group]):
-                have = list(known[span.group])
-                detail = f"{span.group} needs positions {span.lo} to {span.hi}, sure are {have}"
-                return CommitReport(0, "incomplete_window", detail)
-        return None
+    def _capture(self, draft: Draft, live: LiveCaches) -> None:
+        """Capture into the staged blocks, outside every lock."""
+        for group, rows in draft.spans:
+            for at in range(0, len(rows), _CAPTURE_BLOCKS):
+                batch = rows[at : at + _CAPTURE_BLOCKS]
+                captured = live.capture(group, [(lo, hi) for _, lo, hi in batch])
+                for (block_id, _, _), data in zip(batch, captured, strict=True):
+                    self._pool.contents[block_id] = data
 
-    def _capture(
-        self, missing: Sequence[MissingSpan], live: LiveCaches, kind: str
-    ) -> list[SealedBlock]:
-        """Capture and seal, outside the lock; nothing is left behind on failure."""
-        by_group: dict[str, list[MissingSpan]] = {}
-        for span in missing:
-            by_group.setdefault(span.group, []).append(span)
-        sealed: list[SealedBlock] = []
-        staged: list[int] = []
-        try:
-            for group, spans in by_group.items():
-                for at in range(0, len(spans), _CAPTURE_BLOCKS):
-                    batch = spans[at : at + _CAPTURE_BLOCKS]
-                    ids = self._pool.stage(group, len(batch))
-                    staged += ids
-                    captured = live.capture(group, [(span.lo, span.hi) for span in batch])
-                    sealed += [
-                        SealedBlock(block_id, group, span.lo, span.hi, data, kind)
-                        for block_id, span, data in zip(ids, batch, captured, strict=True)
-                    ]
-        except BaseException:
-            self._pool.abandon(staged)
-            raise
-        return sealed
+    def _kind(self, kind: str) -> int:
+        if kind not in self._kinds:
+            self._kinds.append(kind)
+        return self._kinds.index(kind)
 
-    def _make_visible(
-        self,
-        tokens: Tokens,
-        asked: int,
-        agent_id: str,
-        kind: str,
-        sealed: Sequence[SealedBlock],
-    ) -> Publication:
-        with self._lock:
-            ids = [block.block_id for block in sealed]
-            try:
-                claim, surplus = self._index.publish(tokens, agent_id, kind, sealed)
-            except BaseException as error:
-                self._pool.abandon(ids)
-                if isinstance(error, PrefixCollisionError):
-                    return Publication(CommitReport(0, "collision", str(error)))
-                raise
-            self._pool.publish(ids)
-            self._give_back(surplus)
-            if len(tokens) < asked:
-                report = CommitReport(len(tokens), "budget", f"of {asked} tokens")
-            else:
-                report = CommitReport(asked, "published" if claim.is_new_end else "already_cached")
-            return Publication(report, claim.checkpoint if claim.is_new_agent else None)
+    def settle(self, end: int, agent_id: str) -> None:
+        """The turn that published this end is over: its agent's shorter ends are superfluous."""
+        self.index.settle(end, agent_id)
+        self.after()
 
-    def settle(self, checkpoint: Checkpoint, agent_id: str) -> None:
-        """The turn that published this end is over; see `PrefixIndex.settle`."""
-        with self._lock:
-            self._index.settle(checkpoint, agent_id)
+    def withdraw(self, end: int, agent_id: str) -> None:
+        """One agent wants a published end no more; it goes when it was the last."""
+        self.index.withdraw(end, agent_id)
+        self.after()
+
+    def forget(self, agent_id: str) -> int:
+        """Withdraw all that an agent published; how many ends that were."""
+        ends = self.index.ends_of(agent_id)
+        for end in ends:
+            self.withdraw(end, agent_id)
+        return len(ends)
 
     # Eviction ----------------------------------------------------------------------------------
 
     def make_room(self, n_bytes: int) -> bool:
-        """Evict until `n_bytes` are free; False when that cannot be.
-
-        Nothing is evicted here in vain. Another pool that was asked for bytes may have given some.
-        """
-        with self._lock:
-            return self._make_room(n_bytes)
+        """Evict until `n_bytes` are free; False, with nothing evicted here, when that cannot be."""
+        try:
+            self.index.make_room(n_bytes)
+        except PoolExhaustedError as error:
+            short = error.bytes_short
+            if self._reclaim is None or self._reclaim(short) < short:
+                return False
+            return self.make_room(n_bytes)
+        finally:
+            self.after()
+        return True
 
     def evict_bytes(self, n_bytes: int) -> int:
         """Evict until `n_bytes` are gone or nothing may go; the bytes that went."""
-        with self._lock:
-            self._forget_lost_blocks()
-            before = self._pool.snapshot().cached
-            while before - self._pool.snapshot().cached < n_bytes:
-                blocks = self._index.evict_one()
-                if blocks is None:
-                    break
-                self._evict(blocks)
-            return before - self._pool.snapshot().cached
+        try:
+            return self.index.evict_bytes(max(0, n_bytes))
+        finally:
+            self.after()
 
-    def evict(self, checkpoint: Checkpoint) -> None:
-        """Let go of a published end and what nothing else needs."""
-        with self._lock:
-            self._forget_lost_blocks()
-            self._evict(self._index.drop(checkpoint))
-
-    def withdraw(self, checkpoint: Checkpoint, agent_id: str) -> None:
-        """One agent wants a published end no more; it goes when it was the last."""
-        with self._lock:
-            checkpoint.agents.discard(agent_id)
-            if not checkpoint.agents:
-                self._forget_lost_blocks()
-                self._give_back(self._index.drop(checkpoint))
+    def evict_oldest(self) -> bool:
+        """Let go of the least recently used sequence; False when there is none."""
+        try:
+            return self.index.drop_oldest()
+        finally:
+            self.after()
 
     def clear(self) -> None:
         """Forget everything that no running sequence holds."""
-        with self._lock:
-            self._forget_lost_blocks()
-            self._give_back(self._index.clear())
+        self.index.clear()
+        self.after()
 
-    def _make_room(self, n_bytes: int) -> bool:
-        self._forget_lost_blocks()
-        short = n_bytes - self._pool.available_memory()
-        if short > 0 and (self._reclaim is None or self._reclaim(short) < short):
-            return False
-        while self._pool.snapshot().free < n_bytes:
-            blocks = self._index.evict_one()
-            if blocks is None:
-                return False
-            self._evict(blocks)
-        return True
+    def after(self) -> None:
+        """After a step: drop the tensors of blocks that the index has let go, and tell of it."""
+        for block_id in self.index.drain_gone():
+            self._pool.contents.pop(block_id, None)
+        if self._on_event is not None:
+            for event in self.index.drain_events():
+                self._on_event(CacheEvent(*event))
 
-    def _evict(self, blocks: Sequence[SealedBlock]) -> None:
-        self.evicted_blocks += len(blocks)
-        self._give_back(blocks)
 
-    def _give_back(self, blocks: Sequence[SealedBlock]) -> None:
-        """Give back blocks that the index let go; held ones follow when they are released."""
-        gone = [block for block in blocks if not block.leases]
-        for block in blocks:
-            if block.leases:
-                self._orphans[block.block_id] = block
-            else:
-                self._orphans.pop(block.block_id, None)
-        ids = [block.block_id for block in gone]
-        while True:
-            try:
-                self._pool.evict(ids)
-                break
-            except BlockOperationError:
-                # The pool was faster: somebody allocated from it directly just now.
-                lost = set(self._pool.drain_evicted())
-                if not lost:
-                    raise
-                self._forget(lost - set(ids))
-                ids = [block_id for block_id in ids if block_id not in lost]
+def _bytes_short(refusal: Refusal) -> int:
+    return refusal[1] if refusal[0] == "budget" else 0
 
-    def _forget_lost_blocks(self) -> bool:
-        """The pool evicts by itself when somebody allocates from it directly: follow it."""
-        return self._forget(self._pool.drain_evicted())
 
-    def _forget(self, lost: Collection[int]) -> bool:
-        self.evicted_blocks += len(lost)
-        if lost:
-            self._give_back(self._index.discard(lost))
-        return bool(lost)
+def _plan(n_tokens: int, spans: Sequence[tuple[str, Sequence[tuple[int, int, int]]]]) -> HitPlan:
+    return HitPlan(
+        n_tokens, tuple((group, tuple(RowSpan(*row) for row in rows)) for group, rows in spans)
+    )

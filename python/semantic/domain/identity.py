@@ -1,37 +1,23 @@
-"""Who may share with whom: namespaces, and the chained keys of token blocks (law 5).
+"""Who may share with whom: namespaces, the roots of all keys (law 5).
 
-The key of a token block depends on its namespace and on every token before it. Each field enters
-the hash with its own tag and length, so that a salt "x" and an adapter "x" never collide. Keys are
-the same in every process and on every machine: BLAKE2b over little-endian signed 64-bit ids.
+The key of a token block depends on its namespace and on every token before it (`key.rs`). Each field
+of a namespace enters its root with its own tag and length, so that a salt "x" and an adapter "x"
+never collide. Roots are the same in every process and on every machine.
 """
 
 from __future__ import annotations
 
 import secrets
-from array import array
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
-from sys import byteorder
-from typing import TYPE_CHECKING
 
-from semantic.domain.errors import BlockArgumentTypeError, BlockValidationError
+from semantic.domain.errors import BlockValidationError
 
-__all__ = ["KEY_BYTES", "LAYOUT_VERSION", "BlockHash", "Namespace", "Tokens", "block_key", "pack"]
+__all__ = ["KEY_BYTES", "LAYOUT_VERSION", "Namespace"]
 
 KEY_BYTES = 32
 LAYOUT_VERSION = 1
 """Raised whenever a block's bytes mean something else than before."""
-
-if TYPE_CHECKING:
-    Tokens = array[int]
-else:  # the class takes no arguments at run time before Python 3.12
-    Tokens = array
-"""Token ids as `array('q')`: signed 64 bit, since servers mark image patches with negative ids."""
-
-BlockHash = Callable[[bytes, bytes], bytes]
-"""(parent key, token bytes) -> key; replaced by tests that force collisions."""
-
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
@@ -70,33 +56,3 @@ class Namespace:
             value = str(getattr(self, name)).encode()
             digest.update(f"{name}:{len(value)}:".encode() + value)
         return digest.digest()
-
-
-def block_key(parent: bytes, tokens: bytes) -> bytes:
-    """The key of a token block: a chained BLAKE2b-256.
-
-    Args:
-        parent: Key of the block before it, or the namespace's root.
-        tokens: The block's token ids, packed as little-endian signed 64-bit integers.
-    """
-    return blake2b(tokens, digest_size=KEY_BYTES, key=parent, person=b"semantic-block").digest()
-
-
-def pack(tokens: Iterable[int]) -> Tokens:
-    """Token ids as signed 64-bit integers, never narrowed.
-
-    Raises:
-        BlockArgumentTypeError: Something that is not a sequence of integers.
-        BlockValidationError: An id beyond 64 bits.
-    """
-    if isinstance(tokens, bytes | bytearray | str):
-        raise BlockArgumentTypeError(f"tokens must be integers, not {type(tokens).__name__}")
-    try:
-        packed = array("q", tokens)
-    except TypeError as error:
-        raise BlockArgumentTypeError(f"tokens must be integers: {error}") from error
-    except OverflowError as error:
-        raise BlockValidationError("a token id does not fit into 64 signed bits") from error
-    if byteorder == "big":
-        packed.byteswap()
-    return packed

@@ -1,5 +1,23 @@
 """The one door to `semantic._native`: the rest of the package imports the core from here."""
 
-from semantic._native import GroupSnapshot, MemoryBudget, Pool, PoolSnapshot
+from semantic._native import (
+    Draft,
+    GroupSnapshot,
+    Hold,
+    MemoryBudget,
+    Pool,
+    PoolSnapshot,
+    PrefixIndex,
+    TokenIds,
+)
 
-__all__ = ["GroupSnapshot", "MemoryBudget", "Pool", "PoolSnapshot"]
+__all__ = [
+    "Draft",
+    "GroupSnapshot",
+    "Hold",
+    "MemoryBudget",
+    "Pool",
+    "PoolSnapshot",
+    "PrefixIndex",
+    "TokenIds",
+]

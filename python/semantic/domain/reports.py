@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["CommitReason", "CommitReport", "HitPlan", "RowSpan"]
+__all__ = ["CommitReason", "CommitReport", "HitPlan", "PublishedEnd", "RowSpan"]
 
 CommitReason = Literal[
     "published",
     "already_cached",
     "budget",
-    "collision",
+    "declined",
     "incomplete_window",
     "incompatible",
     "unsupported",
@@ -32,6 +32,23 @@ class CommitReport:
     published_tokens: int
     reason: CommitReason
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedEnd:
+    """A published end of a sequence: from here on, every group can be restored.
+
+    Args:
+        handle: Its name; one that went away never equals a later one.
+        n_tokens: Its length.
+        kind: What kind of segment ends here.
+        agents: Who published it; it stays while one of them still wants it.
+    """
+
+    handle: int
+    n_tokens: int
+    kind: str
+    agents: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)

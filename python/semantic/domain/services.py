@@ -8,6 +8,7 @@ no Python.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import NoReturn, Self
 
 from semantic.domain._check import whole_number
@@ -18,6 +19,8 @@ from semantic.domain.native import MemoryBudget, Pool
 from semantic.domain.value_objects import ModelCacheSpec
 
 __all__ = ["BlockPool", "MemoryBudget"]
+
+_Group = tuple[str, str, int, int | None, int, int | None, int, int | None]
 
 
 class BlockPool(Pool):
@@ -40,10 +43,12 @@ class BlockPool(Pool):
         PoolExhaustedError: Others have taken too much of the budget to promise the minimum.
     """
 
-    __slots__ = ("__weakref__", "_spec", "_swap")
+    __slots__ = ("__weakref__", "_spec", "_swap", "contents")
 
     _spec: ModelCacheSpec
     _swap: threading.RLock
+    contents: dict[int, Mapping[str, object]]
+    """The tensors of sealed blocks by id, for all namespaces of the pool. The pool never looks."""
 
     def __new__(
         cls,
@@ -61,6 +66,7 @@ class BlockPool(Pool):
         total = _total(spec, total_memory, total_blocks, budget)
         pool = super().__new__(cls, groups, total, minimum, maximum, arrays_max)
         pool._spec = spec
+        pool.contents = {}
         # Re-entrant: a signal handler or a finaliser may ask this pool in the middle of a call.
         pool._swap = threading.RLock()
         return pool
@@ -125,7 +131,7 @@ class BlockPool(Pool):
         raise PoolConfigurationError("use reconfigure(spec): the groups belong to the spec")
 
 
-def _native_groups(spec: ModelCacheSpec) -> list[tuple[str, str, int, int | None, int]]:
+def _native_groups(spec: ModelCacheSpec) -> list[_Group]:
     if not isinstance(spec, ModelCacheSpec):
         raise PoolConfigurationError(f"spec must be a ModelCacheSpec, not {spec!r}")
     return [
@@ -135,6 +141,9 @@ def _native_groups(spec: ModelCacheSpec) -> list[tuple[str, str, int, int | None
             group.bytes_per_block,
             group.max_blocks,
             len(group.rest_tensors),
+            group.window,
+            group.keep,
+            group.chunk,
         )
         for group in spec.groups
     ]

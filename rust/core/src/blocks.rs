@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::group::{Counts, GroupId, Groups};
 use crate::id::{BlockId, PoolNumber, SlotIndex};
 use crate::slot::{Slots, State};
+use crate::visits::Visits;
 
 /// So many blocks of a group.
 pub(crate) type Want = (GroupId, u64);
@@ -32,7 +33,7 @@ pub(crate) enum Wanted {
 impl Wanted {
     fn accepts(self, state: State) -> bool {
         match self {
-            Self::Held => matches!(state, State::Held { .. }),
+            Self::Held => matches!(state, State::Held(_)),
             Self::Staged => matches!(state, State::Staged),
             Self::Sealed => matches!(state, State::Leased { .. } | State::Cached { .. }),
             Self::Leased => matches!(state, State::Leased { .. }),
@@ -53,10 +54,11 @@ impl Wanted {
 
 fn word(state: State) -> &'static str {
     match state {
-        State::Held { .. } => Wanted::Held.word(),
+        State::Held(_) => Wanted::Held.word(),
         State::Staged => Wanted::Staged.word(),
         State::Leased { .. } => Wanted::Leased.word(),
         State::Cached { .. } => Wanted::Cached.word(),
+        State::Indexed { .. } => "in a prefix index",
         State::Free { .. } | State::Retired => "free",
     }
 }
@@ -68,6 +70,7 @@ pub(crate) struct Blocks {
     pub(crate) groups: Groups,
     pub(crate) slots: Slots,
     pub(crate) agents: Agents,
+    visits: Visits,
     /// Cached blocks, the next victim first.
     pub(crate) eviction: Chain,
     /// What the pool has evicted by itself since somebody asked.
@@ -84,6 +87,7 @@ impl Blocks {
             number: PoolNumber::fresh()?,
             slots: Slots::default(),
             agents: Agents::default(),
+            visits: Visits::default(),
             eviction: Chain::default(),
             evicted: Vec::new(),
             arrays_max,
@@ -95,7 +99,22 @@ impl Blocks {
     }
 
     /// See that every id is a living block in the wanted state, and that none is listed twice.
-    pub(crate) fn validate(&self, ids: &[BlockId], wanted: Wanted) -> Result<(), Error> {
+    #[inline]
+    pub(crate) fn validate(&mut self, ids: &[BlockId], wanted: Wanted) -> Result<(), Error> {
+        let Self { number, slots, visits, .. } = self;
+        visits.begin(slots.len());
+        let is_fine = |&id: &BlockId| {
+            let index = id.slot();
+            slots.get(index).is_some_and(|slot| {
+                id.is_life(*number, slot.generation) && wanted.accepts(slot.state)
+            }) && visits.is_first(index)
+        };
+        if ids.iter().all(is_fine) { Ok(()) } else { self.fault(ids, wanted) }
+    }
+
+    /// What is wrong with the list: an id by itself before one that comes again.
+    #[cold]
+    fn fault(&self, ids: &[BlockId], wanted: Wanted) -> Result<(), Error> {
         for &id in ids {
             let state = self.slots[self.slot(id)?].state;
             if !wanted.accepts(state) {
@@ -122,9 +141,10 @@ impl Blocks {
     }
 
     /// What so many blocks take; None when that does not fit into 64 bits.
+    #[inline]
     pub(crate) fn cost(&self, wants: &[Want]) -> Option<Cost> {
         wants.iter().try_fold(Cost::default(), |sum, &(group, n)| {
-            let spec = &self.groups.get(group).ok()?.spec;
+            let spec = self.groups.spec(group)?;
             Some(Cost {
                 bytes: sum.bytes.checked_add(spec.bytes_per_block.checked_mul(n)?)?,
                 arrays: sum.arrays.checked_add(n.checked_mul(spec.arrays_per_block.into())?)?,
@@ -133,6 +153,7 @@ impl Blocks {
     }
 
     /// Slots that have to be added before so many blocks can be handed out.
+    #[inline]
     pub(crate) fn new_slots(&self, wants: &[Want]) -> u64 {
         let added = self.groups.iter().map(|(id, group)| {
             let here = wants.iter().filter(|want| want.0 == id);
@@ -142,16 +163,19 @@ impl Blocks {
         added.fold(0, u64::saturating_add)
     }
 
+    #[inline]
     pub(crate) fn arrays_used(&self) -> u64 {
         self.groups.arrays(Counts::total)
     }
 
     /// Arrays that may be made without evicting.
+    #[inline]
     pub(crate) fn arrays_free(&self) -> u64 {
         self.arrays_max - self.arrays_used()
     }
 
     /// Arrays that may be made once everything cached is evicted.
+    #[inline]
     pub(crate) fn arrays_available(&self) -> u64 {
         self.arrays_free() + self.groups.arrays(|counts| counts.cached)
     }
@@ -159,16 +183,6 @@ impl Blocks {
 
 /// The id that is the first to come for the second time.
 fn repeated(ids: &[BlockId]) -> Option<BlockId> {
-    const FEW: usize = 16;
-    if ids.len() <= FEW {
-        let again = |&(n, id): &(usize, &BlockId)| ids[..n].contains(id);
-        return ids.iter().enumerate().find(again).map(|(_, &id)| id);
-    }
-    let mut sorted = ids.to_vec();
-    sorted.sort_unstable();
-    if sorted.windows(2).all(|pair| pair[0] != pair[1]) {
-        return None;
-    }
     let mut seen = HashSet::new();
     ids.iter().copied().find(|&id| !seen.insert(id))
 }

@@ -1,4 +1,4 @@
-//! A doubly linked list through the slots: an agent's blocks in a group, or the order of eviction.
+//! A doubly linked list through the slots: the order of eviction.
 //!
 //! A slot joins after its state has been set to one with links, and leaves before that state goes.
 
@@ -24,9 +24,12 @@ impl Chain {
 
     pub(crate) fn push(&mut self, slots: &mut Slots, index: SlotIndex) {
         let before = self.last;
-        slots.relink(index, |links| *links = Links { before, after: None });
+        slots.relink(index, |links| {
+            *links = Links::default();
+            links.set_before(before);
+        });
         match before {
-            Some(before) => slots.relink(before, |links| links.after = Some(index)),
+            Some(before) => slots.relink(before, |links| links.set_after(Some(index))),
             None => self.first = Some(index),
         }
         self.last = Some(index);
@@ -34,13 +37,14 @@ impl Chain {
     }
 
     pub(crate) fn unlink(&mut self, slots: &mut Slots, index: SlotIndex) {
-        let Some(Links { before, after }) = slots[index].state.links() else { return };
+        let Some(links) = slots[index].state.links() else { return };
+        let (before, after) = (links.before(), links.after());
         match before {
-            Some(before) => slots.relink(before, |links| links.after = after),
+            Some(before) => slots.relink(before, |links| links.set_after(after)),
             None => self.first = after,
         }
         match after {
-            Some(after) => slots.relink(after, |links| links.before = before),
+            Some(after) => slots.relink(after, |links| links.set_before(before)),
             None => self.last = before,
         }
         self.len -= 1;
@@ -49,7 +53,7 @@ impl Chain {
     /// The slots from first to last.
     pub(crate) fn iter<'s>(&self, slots: &'s Slots) -> impl Iterator<Item = SlotIndex> + use<'s> {
         std::iter::successors(self.first, |&index| {
-            slots[index].state.links().and_then(|links| links.after)
+            slots[index].state.links().and_then(Links::after)
         })
     }
 
@@ -63,11 +67,11 @@ impl Chain {
                 return false;
             };
             seen += 1;
-            if links.before != before || seen > self.len {
+            if links.before() != before || seen > self.len {
                 return false;
             }
             before = at;
-            at = links.after;
+            at = links.after();
         }
         before == self.last && seen == self.len
     }

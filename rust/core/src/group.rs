@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use crate::error::Error;
 use crate::free_list::FreeList;
+use crate::reach::Reach;
 use crate::slot::BlockClass;
 
 /// Positions in a token block.
@@ -57,13 +58,21 @@ impl FromStr for LayerType {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct GroupId(pub(crate) u16);
 
+impl GroupId {
+    /// The place itself.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// What a pool has to know of a layer group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GroupSpec {
     /// Unique in the pool.
     pub name: String,
-    /// How the layers keep their past.
-    pub layer_type: LayerType,
+    /// How far back the layers read.
+    pub reach: Reach,
     /// Bytes of one block over all layers of the group; never 0.
     pub bytes_per_block: u64,
     /// Blocks that one agent may hold; None when unbounded, 1 for a state.
@@ -76,8 +85,8 @@ impl GroupSpec {
     /// Blocks that an agent of `n_tokens` holds in this group.
     #[must_use]
     pub fn blocks_for(&self, n_tokens: u64) -> u64 {
-        let blocks = match self.layer_type {
-            LayerType::State => 1,
+        let blocks = match self.reach {
+            Reach::State => 1,
             _ => n_tokens.div_ceil(BLOCK_TOKENS),
         };
         self.max_blocks_per_agent.map_or(blocks, |most| blocks.min(most))
@@ -153,15 +162,24 @@ impl Groups {
     /// The group of that name; a plain layer type means the first group of that type.
     pub(crate) fn find(&self, name: &str) -> Option<GroupId> {
         let by_name = self.0.iter().position(|group| group.spec.name == name);
-        let by_type = || self.0.iter().position(|group| group.spec.layer_type.as_str() == name);
+        let by_type =
+            || self.0.iter().position(|group| group.spec.reach.layer_type().as_str() == name);
         let position = by_name.or_else(by_type)?;
         u16::try_from(position).ok().map(GroupId)
     }
 
+    pub(crate) fn spec(&self, id: GroupId) -> Option<&GroupSpec> {
+        self.0.get(usize::from(id.0)).map(|group| &group.spec)
+    }
+
+    #[inline]
     pub(crate) fn get(&self, id: GroupId) -> Result<&Group, Error> {
-        let known = || self.names().join(", ");
-        let unknown = || Error::UnknownGroup { name: format!("#{}", id.0), known: known() };
-        self.0.get(usize::from(id.0)).ok_or_else(unknown)
+        self.0.get(usize::from(id.0)).ok_or_else(|| self.unknown(id))
+    }
+
+    #[cold]
+    fn unknown(&self, id: GroupId) -> Error {
+        Error::UnknownGroup { name: format!("#{}", id.0), known: self.names().join(", ") }
     }
 
     pub(crate) fn get_mut(&mut self, id: GroupId) -> &mut Group {
@@ -175,6 +193,10 @@ impl Groups {
 
     pub(crate) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = GroupId> + use<> {
+        (0..self.0.len()).map_while(|n| u16::try_from(n).ok()).map(GroupId)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (GroupId, &Group)> {

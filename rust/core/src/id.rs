@@ -50,6 +50,12 @@ impl BlockId {
         self.0 >> (GENERATION_BITS + SLOT_BITS) == u64::from(pool.0)
     }
 
+    /// Whether it is of that pool and generation, whatever its slot.
+    pub(crate) fn is_life(self, pool: PoolNumber, generation: u16) -> bool {
+        let life = u64::from(pool.0) << GENERATION_BITS | u64::from(generation);
+        self.0 >> SLOT_BITS == life
+    }
+
     pub(crate) fn generation(self) -> u64 {
         (self.0 >> SLOT_BITS) & ((1 << GENERATION_BITS) - 1)
     }
@@ -73,8 +79,14 @@ impl fmt::Display for BlockId {
 }
 
 /// The place of a slot in its pool.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct SlotIndex(pub(crate) u32);
+
+impl SlotIndex {
+    pub(crate) fn at(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// One life of a pool: from its start, or from a `reconfigure`, to the next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,7 +115,8 @@ mod tests {
         let pool = PoolNumber((1 << POOL_BITS) - 1);
         let id = BlockId::new(pool, u16::MAX, SlotIndex((1 << SLOT_BITS) - 1));
         assert_eq!(id.raw(), (1 << 63) - 1);
-        assert!(id.is_of(pool));
+        assert!(id.is_of(pool) && id.is_life(pool, u16::MAX));
+        assert!(!id.is_life(pool, 0) && !id.is_life(PoolNumber(pool.0 - 1), u16::MAX));
         assert_eq!(id.generation(), u64::from(u16::MAX));
         assert_eq!(id.slot(), SlotIndex((1 << SLOT_BITS) - 1));
     }

@@ -5,18 +5,18 @@
 //! out blocks of its layer groups:
 //!
 //! ```
-//! use semantic_core::{GroupSpec, LayerType, Memory, Terms};
+//! use semantic_core::{GroupSpec, Memory, Reach, Terms};
 //!
 //! let global = GroupSpec {
 //!     name: "global".into(),
-//!     layer_type: LayerType::Global,
+//!     reach: Reach::All,
 //!     bytes_per_block: 2 << 20,
 //!     max_blocks_per_agent: None,
 //!     arrays_per_block: 2,
 //! };
 //! let window = GroupSpec {
 //!     name: "sliding_window".into(),
-//!     layer_type: LayerType::SlidingWindow,
+//!     reach: Reach::Window { size: 1024, keep: 0 },
 //!     max_blocks_per_agent: Some(4),
 //!     ..global.clone()
 //! };
@@ -53,7 +53,7 @@
 //!
 //! # Where to read
 //!
-//! `id` and `slot` say what a block is, `blocks` keeps them, `budget` and `ledger` count bytes, and
+//! `id` and `slot` say what a block is, `blocks` keeps them, `held` and `free_list` their order, `budget` and `ledger` count bytes, and
 //! `pool` joins both in its operations. Nothing here panics on what a caller says; sums that cannot
 //! be represented are refused like any other request that is too large.
 
@@ -61,23 +61,37 @@
 
 mod agent;
 mod blocks;
+mod books;
 mod budget;
 mod chain;
 mod error;
 mod free_list;
 mod group;
+mod held;
 mod id;
+mod key;
 mod ledger;
 mod memory;
 mod pool;
+mod prefix;
+mod reach;
 mod slot;
+mod tokens;
 mod usage;
+mod visits;
 
 pub use budget::Terms;
 pub use error::Error;
 pub use group::{BLOCK_TOKENS, GroupId, GroupSpec, LayerType};
 pub use id::BlockId;
+pub use key::{Key, KeyWidth};
 pub use ledger::Charge;
 pub use memory::{DEFAULT_ARRAYS_MAX, Memory, PoolKey};
 pub use pool::{AgentHolding, Pool};
+pub use prefix::{
+    Change, Draft, EndHandle, EndReading, Event, Hint, HitPlan, Hold, Kind, Policy, Prefixes,
+    Priority, Published, Refusal, Root, RowSpan, StagedSpan,
+};
+pub use reach::{Reach, Span};
+pub use tokens::{TokenSlice, Tokens};
 pub use usage::{GroupUsage, Usage};

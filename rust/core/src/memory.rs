@@ -3,10 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::blocks::Blocks;
+use crate::books::Books;
 use crate::budget::{Budget, Share, Terms};
 use crate::error::Error;
 use crate::group::{GroupSpec, Groups};
 use crate::pool::Pool;
+use crate::prefix::Index;
 
 /// The most arrays that a pool may make when nobody says otherwise: Metal's limit of buffers.
 pub const DEFAULT_ARRAYS_MAX: u64 = 499_000;
@@ -20,6 +22,14 @@ struct Member {
     key: u64,
     share: Share,
     blocks: Blocks,
+    index: Index,
+}
+
+impl Member {
+    fn pool<'m>(&'m mut self, budget: &'m mut Budget) -> Pool<'m> {
+        let Self { share, blocks, index, .. } = self;
+        Pool { books: Books { budget, share, blocks }, index }
+    }
 }
 
 /// One budget of bytes, shared by the pools that were opened in it.
@@ -27,11 +37,11 @@ struct Member {
 /// # Examples
 ///
 /// ```
-/// use semantic_core::{GroupSpec, LayerType, Memory, Terms};
+/// use semantic_core::{GroupSpec, Memory, Reach, Terms};
 ///
 /// let group = GroupSpec {
 ///     name: "global".into(),
-///     layer_type: LayerType::Global,
+///     reach: Reach::All,
 ///     bytes_per_block: 1024,
 ///     max_blocks_per_agent: None,
 ///     arrays_per_block: 2,
@@ -77,10 +87,11 @@ impl Memory {
         let mut budget = self.budget.clone();
         let share = Share::open(&mut budget, terms)?;
         share.fits_block(&budget, groups.smallest_block_bytes())?;
+        let index = Index::new(&groups);
         let blocks = Blocks::new(groups, arrays_max)?;
         self.budget = budget;
         let key = NEXT.fetch_add(1, Ordering::Relaxed);
-        self.members.push(Member { key, share, blocks });
+        self.members.push(Member { key, share, blocks, index });
         Ok(PoolKey(key))
     }
 
@@ -98,11 +109,12 @@ impl Memory {
     /// # Errors
     ///
     /// [`Error::PoolClosed`] for a key that is not, or no longer, here.
+    #[inline]
     pub fn pool(&mut self, key: &PoolKey) -> Result<Pool<'_>, Error> {
         let Self { budget, members } = self;
         let member = members.iter_mut().find(|member| member.key == key.0);
-        let Member { share, blocks, .. } = member.ok_or(Error::PoolClosed)?;
-        Ok(Pool { budget, share, blocks })
+        let Some(member) = member else { return Err(Error::PoolClosed) };
+        Ok(member.pool(budget))
     }
 
     /// The budget in bytes.
@@ -140,6 +152,6 @@ impl Memory {
         }
         let Self { budget, members } = self;
         let mut pools = members.iter_mut();
-        pools.try_for_each(|Member { share, blocks, .. }| Pool { budget, share, blocks }.check())
+        pools.try_for_each(|member| member.pool(budget).check())
     }
 }

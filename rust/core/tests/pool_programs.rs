@@ -6,7 +6,7 @@ mod naive;
 use naive::{Doing, NaivePool, Refusal};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use semantic_core::{BlockId, Charge, Error, GroupSpec, LayerType, Memory, Pool, PoolKey, Terms};
+use semantic_core::{BlockId, Charge, Error, GroupSpec, Memory, Pool, PoolKey, Reach, Terms};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -97,17 +97,23 @@ fn ops() -> impl Strategy<Value = Op> {
 }
 
 fn groups(window: u64) -> Vec<GroupSpec> {
-    let group = |name: &str, layer_type, bytes_per_block, cap, arrays_per_block| GroupSpec {
+    let group = |name: &str, reach, bytes_per_block, cap, arrays_per_block| GroupSpec {
         name: name.into(),
-        layer_type,
+        reach,
         bytes_per_block,
         max_blocks_per_agent: cap,
         arrays_per_block,
     };
     vec![
-        group("global", LayerType::Global, 500, None, 2),
-        group("sliding_window", LayerType::SlidingWindow, 300, Some(window), 1),
-        group("state", LayerType::State, 700, Some(1), 3),
+        group("global", Reach::All, 500, None, 2),
+        group(
+            "sliding_window",
+            Reach::Window { size: 256 * window, keep: 0 },
+            300,
+            Some(window),
+            1,
+        ),
+        group("state", Reach::State, 700, Some(1), 3),
     ]
 }
 

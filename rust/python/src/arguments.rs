@@ -6,7 +6,7 @@
 
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyBool, PyInt, PyList, PySequence, PyTuple};
-use semantic_core::{BlockId, Charge, Error, GroupSpec, LayerType};
+use semantic_core::{BlockId, Charge, Error, GroupSpec, LayerType, Reach};
 
 use crate::errors::{Class, raise};
 
@@ -119,28 +119,32 @@ impl<'py> FromPyObject<'_, 'py> for Ids {
     type Error = PyErr;
 
     fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        // Items of a tuple are read without counting references, which abi3 makes a call of each:
+        // copying a list into a tuple costs less than that, and nobody else can change the copy.
         if let Ok(list) = value.cast::<PyList>() {
-            return block_ids(list.len(), list.iter().map(Ok));
+            return block_ids(&list.to_tuple());
         }
         if let Ok(tuple) = value.cast::<PyTuple>() {
-            return block_ids(tuple.len(), tuple.iter().map(Ok));
+            return block_ids(&tuple);
         }
         let Ok(sequence) = value.cast::<PySequence>() else {
             let message = format!("ids must be a sequence of block ids, not {}", shown(&value));
             return Err(Class::BlockArgumentType.bare(value.py(), &message));
         };
-        block_ids(sequence.len()?, sequence.try_iter()?)
+        let len = sequence.len()?;
+        // A stranger's length is a hint, not a promise.
+        let mut ids = Vec::with_capacity(len.min(1 << 16));
+        for item in sequence.try_iter()? {
+            ids.push(block_id(&item?)?);
+        }
+        Ok(Self(ids))
     }
 }
 
-fn block_ids<'py>(
-    len: usize,
-    items: impl Iterator<Item = PyResult<Bound<'py, PyAny>>>,
-) -> PyResult<Ids> {
-    // A stranger's length is a hint, not a promise.
-    let mut ids = Vec::with_capacity(len.min(1 << 16));
-    for item in items {
-        ids.push(block_id(&item?)?);
+fn block_ids(tuple: &Bound<'_, PyTuple>) -> PyResult<Ids> {
+    let mut ids = Vec::with_capacity(tuple.len());
+    for item in tuple.iter_borrowed() {
+        ids.push(block_id(&item)?);
     }
     Ok(Ids(ids))
 }
@@ -161,7 +165,8 @@ fn block_id(value: &Bound<'_, PyAny>) -> PyResult<BlockId> {
     }
 }
 
-/// Layer groups as tuples `(name, layer_type, bytes_per_block, max_blocks, arrays_per_block)`.
+/// Layer groups as tuples `(name, layer_type, bytes_per_block, max_blocks, arrays_per_block, window,
+/// keep, chunk)`.
 pub(crate) struct GroupList(pub(crate) Vec<GroupSpec>);
 
 impl<'py> FromPyObject<'_, 'py> for GroupList {
@@ -180,23 +185,29 @@ impl<'py> FromPyObject<'_, 'py> for GroupList {
 fn group_spec(value: &Bound<'_, PyAny>) -> PyResult<GroupSpec> {
     let py = value.py();
     let not_a_group = || {
-        let wanted = "(name, layer_type, bytes_per_block, max_blocks, arrays_per_block)";
+        let wanted = "(name, layer_type, bytes_per_block, max_blocks, arrays_per_block, \
+                      window, keep, chunk)";
         let message = format!("a layer group is {wanted}, not {}", shown(value));
         Class::PoolConfiguration.bare(py, &message)
     };
     let tuple = value.cast::<PyTuple>().map_err(|_| not_a_group())?;
-    let (name, layer_type, bytes, most, arrays): (
+    let (name, layer_type, bytes, most, arrays, window, keep, chunk): (
         Bound<'_, PyAny>,
         Bound<'_, PyAny>,
         Setting,
         Option<Setting>,
         Setting,
+        Option<Setting>,
+        Setting,
+        Option<Setting>,
     ) = tuple.extract()?;
     let text = |value: &Bound<'_, PyAny>| value.extract::<String>().map_err(|_| not_a_group());
     let layer_type: LayerType = text(&layer_type)?.parse().map_err(|error| raise(py, error))?;
+    let (window, chunk) = (window.map(|window| window.0), chunk.map(|chunk| chunk.0));
+    let reach = Reach::new(layer_type, window, keep.0, chunk).ok_or_else(not_a_group)?;
     Ok(GroupSpec {
         name: text(&name)?,
-        layer_type,
+        reach,
         bytes_per_block: bytes.0,
         max_blocks_per_agent: most.map(|most| most.0),
         arrays_per_block: u32::try_from(arrays.0).map_err(|_| not_a_group())?,

@@ -17,16 +17,18 @@ pub(crate) enum Class {
     PoolConfiguration,
     AgentNotFound,
     CacheCorruption,
+    BlockValidation,
 }
 
 impl Class {
-    const ALL: [(Self, &'static str); 6] = [
+    const ALL: [(Self, &'static str); 7] = [
         (Self::PoolExhausted, "PoolExhaustedError"),
         (Self::BlockOperation, "BlockOperationError"),
         (Self::BlockArgumentType, "BlockArgumentTypeError"),
         (Self::PoolConfiguration, "PoolConfigurationError"),
         (Self::AgentNotFound, "AgentNotFoundError"),
         (Self::CacheCorruption, "CacheCorruptionError"),
+        (Self::BlockValidation, "BlockValidationError"),
     ];
 
     fn get(self, py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {

@@ -5,10 +5,14 @@
 
 mod arguments;
 mod budget;
+mod draft;
 mod errors;
+mod hold;
 mod pool;
+mod prefix;
 mod shared;
 mod snapshot;
+mod tokens;
 
 use pyo3::pymodule;
 
@@ -17,7 +21,15 @@ mod _native {
     #[pymodule_export]
     use crate::budget::MemoryBudget;
     #[pymodule_export]
+    use crate::draft::Draft;
+    #[pymodule_export]
+    use crate::hold::Hold;
+    #[pymodule_export]
     use crate::pool::Pool;
     #[pymodule_export]
+    use crate::prefix::PrefixIndex;
+    #[pymodule_export]
     use crate::snapshot::{GroupSnapshot, PoolSnapshot};
+    #[pymodule_export]
+    use crate::tokens::TokenIds;
 }

@@ -27,7 +27,7 @@ impl Drop for Pool {
 
 impl Pool {
     #[inline]
-    fn brief<R: Send>(
+    pub(crate) fn brief<R: Send>(
         &self,
         py: Python<'_>,
         work: impl FnOnce(semantic_core::Pool<'_>) -> Result<R, Error> + Send,
@@ -35,12 +35,21 @@ impl Pool {
         self.shared.brief(py, |memory| work(memory.pool(&self.key)?))
     }
 
-    fn long<R: Send>(
+    pub(crate) fn long<R: Send>(
         &self,
         py: Python<'_>,
         work: impl FnOnce(semantic_core::Pool<'_>) -> Result<R, Error> + Send,
     ) -> PyResult<R> {
         self.shared.long(py, |memory| work(memory.pool(&self.key)?))
+    }
+
+    /// Work of a finaliser, where nobody could be told that the pool has gone.
+    pub(crate) fn quietly(&self, work: impl FnOnce(semantic_core::Pool<'_>)) {
+        self.shared.quietly(|memory| {
+            if let Ok(pool) = memory.pool(&self.key) {
+                work(pool);
+            }
+        });
     }
 
     #[inline]
@@ -59,7 +68,7 @@ impl Pool {
     }
 }
 
-fn id_list(py: Python<'_>, ids: Vec<BlockId>) -> PyResult<Bound<'_, PyList>> {
+pub(crate) fn id_list(py: Python<'_>, ids: Vec<BlockId>) -> PyResult<Bound<'_, PyList>> {
     PyList::new(py, ids.into_iter().map(BlockId::raw))
 }
 

@@ -56,9 +56,14 @@ impl Shared {
         done.map_err(|error| raise(py, error))
     }
 
+    /// Work of a finaliser, which has nobody to raise to.
+    pub(crate) fn quietly(&self, work: impl FnOnce(&mut Memory)) {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Close a pool that Python has let go of.
     pub(crate) fn close(&self, key: &PoolKey) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).close(key);
+        self.quietly(|memory| memory.close(key));
     }
 }
 

@@ -20,7 +20,8 @@ from semantic.application.publish import publish_caches, reason_of
 from semantic.application.resources import Resources
 from semantic.application.sealed_blocks import SealedBlocks
 from semantic.domain.errors import IncompatibleCacheError, PoolConfigurationError
-from semantic.domain.identity import Namespace, Tokens, pack
+from semantic.domain.identity import Namespace
+from semantic.domain.native import TokenIds
 from semantic.domain.services import BlockPool, MemoryBudget
 from semantic.domain.value_objects import ModelCacheSpec
 from semantic.ports.outbound import BlockStore
@@ -106,7 +107,7 @@ class PromptCache:
         """
         caches, cached_tokens = None, 0
         try:
-            caches, cached_tokens = self._fetch(model, pack(tokens))
+            caches, cached_tokens = self._fetch(model, TokenIds(tokens))
         except Exception as error:
             _log.exception("a fetch failed")
             self._counters.failure(reason_of(error), repr(error))
@@ -130,13 +131,13 @@ class PromptCache:
             cache_type: "assistant", "user" or "system": what kind of segment ends here.
         """
         try:
-            packed = pack(tokens)
+            packed = TokenIds(tokens)
             member = self._member_for(model, prompt_cache, len(packed))
             publication = publish_caches(
                 member, packed, prompt_cache, _OWNER, cache_type, exact=False
             )
-            if publication.checkpoint is not None:
-                member.sealed.settle(publication.checkpoint, _OWNER)
+            if publication.end is not None:
+                member.sealed.settle(publication.end, _OWNER)
             self.trim_to(n_sequences=self.max_size)
         except Exception as error:
             reason = reason_of(error)
@@ -144,21 +145,21 @@ class PromptCache:
                 _log.exception("an insert failed")
             self._counters.failure(reason, str(error))
 
-    def _fetch(self, model: Any, tokens: Tokens) -> tuple[list[Any] | None, int]:
+    def _fetch(self, model: Any, tokens: TokenIds) -> tuple[list[Any] | None, int]:
         member = self._best_member(model, tokens)
         if member is None:
             return None, 0
         hold = member.sealed.hold(tokens)
         try:
-            if not hold.plan.n_tokens:
+            if not hold.n_tokens:
                 return None, 0
             caches = self._materialiser.restore(member.spec, hold.plan, hold.data)
-            member.sealed.touch(hold)
-            return caches, hold.plan.n_tokens
+            member.sealed.used(hold, _OWNER)
+            return caches, hold.n_tokens
         finally:
             member.sealed.release(hold)
 
-    def _best_member(self, model: Any, tokens: Tokens) -> Resources | None:
+    def _best_member(self, model: Any, tokens: TokenIds) -> Resources | None:
         """The layout under this key that has the longest hit."""
         members = [member for (key, _), member in self._items() if key == model]
         if len(members) < 2:
@@ -205,7 +206,7 @@ class PromptCache:
             name: sum(getattr(snapshot, name) for snapshot in snapshots)
             for name in ("held", "staging", "cached")
         }
-        ends = [(m.spec, c.end) for m in members for c in m.sealed.sequences()]
+        ends = [(m.spec, end.n_tokens) for m in members for end in m.sealed.sequences()]
         return {
             **self._counters.as_dict(),
             "sequences": len(ends),
@@ -222,10 +223,8 @@ class PromptCache:
 
     def _trim_sequences(self, n_sequences: int) -> None:
         for member in self._each_member():
-            for checkpoint in member.sealed.sequences():
-                if len(self) <= n_sequences:
-                    return
-                member.sealed.evict(checkpoint)
+            while len(self) > n_sequences and member.sealed.evict_oldest():
+                pass
 
     def _evict_bytes(self, n_bytes: int, spared: BlockPool | None = None) -> int:
         """Evict from the least recently used model on; the bytes that went."""
@@ -270,7 +269,6 @@ class PromptCache:
             pool,
             Namespace.private(),
             reclaim=lambda n_bytes: self._evict_bytes(n_bytes, spared=pool),
-            lock=self._lock,
         )
         return Resources(spec, pool, sealed, self._materialiser, self._counters)
 

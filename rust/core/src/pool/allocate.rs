@@ -1,12 +1,12 @@
 //! Blocks of agents: taken one group at a time or by tokens, and given back.
 
-use crate::agent::AgentIndex;
+use crate::agent::{Agent, AgentIndex};
 use crate::blocks::{Blocks, Want, Wanted};
 use crate::error::Error;
 use crate::group::{BLOCK_TOKENS, GroupId};
-use crate::id::BlockId;
+use crate::id::{BlockId, SlotIndex};
 use crate::pool::Pool;
-use crate::slot::{Links, State};
+use crate::slot::{BlockClass, Entry, Slot, State};
 
 /// What an agent holds after `allocate_tokens`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,10 +31,10 @@ impl Pool<'_> {
     /// # Examples
     ///
     /// ```
-    /// # use semantic_core::{Error, GroupSpec, LayerType, Memory, Terms};
+    /// # use semantic_core::{Error, GroupSpec, Memory, Reach, Terms};
     /// # let group = GroupSpec {
     /// #     name: "global".into(),
-    /// #     layer_type: LayerType::Global,
+    /// #     reach: Reach::All,
     /// #     bytes_per_block: 1024,
     /// #     max_blocks_per_agent: None,
     /// #     arrays_per_block: 2,
@@ -53,7 +53,7 @@ impl Pool<'_> {
     /// ```
     pub fn allocate(&mut self, n: u64, group: GroupId, agent: &str) -> Result<Vec<BlockId>, Error> {
         let agent = named(agent)?;
-        let n = match self.blocks.groups.get(group)?.spec.max_blocks_per_agent {
+        let n = match self.books.blocks.groups.get(group)?.spec.max_blocks_per_agent {
             Some(most) => n.min(most - self.held_by(agent, group)),
             None => n,
         };
@@ -61,8 +61,8 @@ impl Pool<'_> {
             return Ok(Vec::new());
         }
         self.make_room(&[(group, n)], 0)?;
-        let agent = self.blocks.agents.enter(agent, self.blocks.groups.len());
-        Ok((0..n).map(|_| self.grant(group, agent)).collect())
+        let agent = self.books.blocks.agents.enter(agent, self.books.blocks.groups.len());
+        Ok(self.grant(group, n, agent))
     }
 
     /// Extend an agent *to* `n_tokens` in every group at once; never shrinks it.
@@ -74,18 +74,18 @@ impl Pool<'_> {
     /// # Examples
     ///
     /// ```
-    /// # use semantic_core::{Error, GroupSpec, LayerType, Memory, Terms};
-    /// # let group = |name: &str, layer_type, max_blocks_per_agent| GroupSpec {
+    /// # use semantic_core::{Error, GroupSpec, Memory, Reach, Terms};
+    /// # let group = |name: &str, reach, max_blocks_per_agent| GroupSpec {
     /// #     name: name.into(),
-    /// #     layer_type,
+    /// #     reach,
     /// #     bytes_per_block: 1024,
     /// #     max_blocks_per_agent,
     /// #     arrays_per_block: 2,
     /// # };
     /// let mut memory = Memory::new(10 * 1024)?;
     /// let groups = vec![
-    ///     group("global", LayerType::Global, None),
-    ///     group("sliding_window", LayerType::SlidingWindow, Some(2)),
+    ///     group("global", Reach::All, None),
+    ///     group("sliding_window", Reach::Window { size: 512, keep: 0 }, Some(2)),
     /// ];
     /// let key = memory.open(Terms::default(), groups, 100)?;
     /// let mut pool = memory.pool(&key)?;
@@ -97,14 +97,12 @@ impl Pool<'_> {
     pub fn allocate_tokens(&mut self, agent: &str, n_tokens: u64) -> Result<AgentHolding, Error> {
         let wants = self.wants(named(agent)?, n_tokens)?;
         self.make_room(&wants, 0)?;
-        let index = self.blocks.agents.enter(agent, self.blocks.groups.len());
+        let index = self.books.blocks.agents.enter(agent, self.books.blocks.groups.len());
         for (group, n) in wants {
-            for _ in 0..n {
-                self.grant(group, index);
-            }
+            self.grant(group, n, index);
         }
         let covered = self.covered_tokens(index);
-        if let Some(agent) = self.blocks.agents.get_mut(index) {
+        if let Some(agent) = self.books.blocks.agents.get_mut(index) {
             agent.total_tokens = agent.total_tokens.max(n_tokens).min(covered);
         }
         Ok(self.holding(index))
@@ -112,7 +110,7 @@ impl Pool<'_> {
 
     /// The tokens that an agent's blocks can stand for: it may have freed some one by one.
     fn covered_tokens(&self, agent: AgentIndex) -> u64 {
-        let Blocks { agents, groups, .. } = &*self.blocks;
+        let Blocks { agents, groups, .. } = &*self.books.blocks;
         let unbounded = groups.iter().filter(|(_, g)| g.spec.max_blocks_per_agent.is_none());
         let held = |id| agents.get(agent).map_or(0, |agent| agent.held(id).len());
         let covered = unbounded.map(|(id, _)| held(id).saturating_mul(BLOCK_TOKENS));
@@ -130,9 +128,9 @@ impl Pool<'_> {
         let fits = |agents: u64| {
             let all = wants.iter().map(|&(group, n)| Some((group, n.checked_mul(agents)?)));
             let all: Option<Vec<Want>> = all.collect();
-            all.is_some_and(|all| self.admit(&all, 0).is_ok())
+            all.is_some_and(|all| self.books.admit(&all, 0).is_ok())
         };
-        let Some(one) = self.blocks.cost(&wants) else { return Ok(0) };
+        let Some(one) = self.books.blocks.cost(&wants) else { return Ok(0) };
         let (mut fit, mut beyond) = (0, self.available() / one.bytes + 1);
         while beyond - fit > 1 {
             let middle = fit + (beyond - fit) / 2;
@@ -147,9 +145,12 @@ impl Pool<'_> {
     ///
     /// Names the first id that is unknown, foreign, stale, not held by an agent, or listed twice.
     pub fn free(&mut self, ids: &[BlockId]) -> Result<(), Error> {
-        self.blocks.validate(ids, Wanted::Held)?;
-        for &id in ids {
-            self.release_held(id);
+        if self.release_alike(ids) {
+            return Ok(());
+        }
+        self.books.blocks.validate(ids, Wanted::Held)?;
+        for id in ids {
+            self.release_held(id.slot());
         }
         Ok(())
     }
@@ -161,12 +162,13 @@ impl Pool<'_> {
     /// [`Error::AgentNotFound`] when it holds nothing.
     pub fn free_agent(&mut self, agent: &str) -> Result<u64, Error> {
         let unknown = || Error::AgentNotFound { agent: agent.to_owned() };
-        let index = self.blocks.agents.find(named(agent)?).ok_or_else(unknown)?;
-        let ids: Vec<_> = self.holding(index).blocks.into_iter().flat_map(|(_, ids)| ids).collect();
-        for &id in ids.iter().rev() {
-            self.release_held(id);
+        let index = self.books.blocks.agents.find(named(agent)?).ok_or_else(unknown)?;
+        let held = self.books.blocks.agents.get(index).map_or(0, Agent::n_blocks);
+        for group in self.books.blocks.groups.ids() {
+            self.release_all(index, group);
         }
-        Ok(ids.len() as u64)
+        self.books.blocks.agents.leave_if_idle(index);
+        Ok(held)
     }
 
     /// What the agent still lacks in each group at `n_tokens`.
@@ -174,7 +176,7 @@ impl Pool<'_> {
         if n_tokens == 0 {
             return Err(Error::NoTokens);
         }
-        let groups = self.blocks.groups.iter();
+        let groups = self.books.blocks.groups.iter();
         let lacks = groups.map(|(id, group)| {
             (id, group.spec.blocks_for(n_tokens).saturating_sub(self.held_by(agent, id)))
         });
@@ -182,42 +184,113 @@ impl Pool<'_> {
     }
 
     fn held_by(&self, agent: &str, group: GroupId) -> u64 {
-        self.blocks.agents.named(agent).map_or(0, |agent| agent.held(group).len())
+        self.books.blocks.agents.named(agent).map_or(0, |agent| agent.held(group).len())
     }
 
-    fn holding(&self, agent: AgentIndex) -> AgentHolding {
-        let Blocks { agents, groups, slots, .. } = &*self.blocks;
+    fn holding(&mut self, agent: AgentIndex) -> AgentHolding {
+        let Blocks { agents, groups, slots, .. } = &mut *self.books.blocks;
+        if let Some(holder) = agents.get_mut(agent) {
+            groups.ids().for_each(|group| holder.held_mut(group).compact(slots, agent));
+        }
+        let Blocks { agents, groups, slots, .. } = &*self.books.blocks;
         let blocks = groups.iter().map(|(id, group)| {
-            let chain = agents.get(agent).map(|agent| agent.held(id));
-            let ids = chain.into_iter().flat_map(|chain| chain.iter(slots));
-            (group.spec.name.clone(), ids.map(|index| self.blocks.id(index)).collect())
+            let held = agents.blocks(slots, agent, id);
+            (group.spec.name.clone(), held.map(|index| self.books.blocks.id(index)).collect())
         });
         let total_tokens = agents.get(agent).map_or(0, |agent| agent.total_tokens);
         AgentHolding { total_tokens, blocks: blocks.collect() }
     }
 
-    fn grant(&mut self, group: GroupId, agent: AgentIndex) -> BlockId {
-        let index = self.occupy(group, State::Held { agent, links: Links::default() });
-        let Blocks { agents, slots, .. } = &mut *self.blocks;
-        if let Some(agent) = agents.get_mut(agent) {
-            agent.held_mut(group).push(slots, index);
-        }
-        self.blocks.id(index)
+    /// Hand out `n` blocks, for which there is room.
+    fn grant(&mut self, group: GroupId, n: u64, agent: AgentIndex) -> Vec<BlockId> {
+        let Blocks { agents, slots, groups, number, .. } = &mut *self.books.blocks;
+        let (Ok(len), Some(holder)) = (usize::try_from(n), agents.get_mut(agent)) else {
+            return Vec::new();
+        };
+        let free = &mut groups.get_mut(group).free;
+        let top = free.top(slots, group, len).iter().rev().copied();
+        let entries = holder.held_mut(group).extend(slots, agent, top.clone());
+        let (slots, number) = (slots.as_mut(), *number);
+        let granted = entries.zip(top).map(|(at, index)| {
+            let slot = &mut slots[index.at()];
+            slot.state = State::Held(Entry { agent, at });
+            BlockId::new(number, slot.generation, index)
+        });
+        let ids = granted.collect();
+        free.drop_top(len);
+        self.books.book(group, None, Some(BlockClass::Held), n);
+        ids
     }
 
-    fn release_held(&mut self, id: BlockId) {
-        let index = id.slot();
-        let Blocks { agents, slots, .. } = &mut *self.blocks;
-        let State::Held { agent, .. } = slots[index].state else { return };
-        let group = slots[index].group;
-        if let Some(holder) = agents.get_mut(agent) {
-            let chain = holder.held_mut(group);
-            chain.unlink(slots, index);
-            if chain.len() == 0 {
-                agents.leave_if_idle(agent);
+    /// Free blocks when all of them are living ones of one agent and group, as they mostly are, and
+    /// none is listed twice: such a one would not be held when it comes again.
+    fn release_alike(&mut self, ids: &[BlockId]) -> bool {
+        let Blocks { slots, groups, number, .. } = &mut *self.books.blocks;
+        let Some(&Slot { state: State::Held(Entry { agent, .. }), group, .. }) =
+            ids.first().and_then(|id| slots.get(id.slot()))
+        else {
+            return false;
+        };
+        let free = &mut groups.get_mut(group).free;
+        free.extend(ids.iter().map(|id| id.slot()));
+        let (slots, number) = (slots.as_mut(), *number);
+        let mut first = u32::MAX;
+        let at_fault = ids.iter().position(|&id| {
+            let Some(slot) = slots.get_mut(id.slot().at()) else { return true };
+            let State::Held(entry) = slot.state else { return true };
+            let is_alike = entry.agent == agent
+                && slot.group == group
+                && id.is_life(number, slot.generation)
+                && slot.generation < u16::MAX;
+            if is_alike {
+                slot.generation += 1;
+                slot.state = State::Free { was: entry };
+                first = first.min(entry.at);
+            }
+            !is_alike
+        });
+        if let Some(n) = at_fault {
+            for id in &ids[..n] {
+                let slot = &mut slots[id.slot().at()];
+                if let State::Free { was } = slot.state {
+                    slot.state = State::Held(was);
+                    slot.generation -= 1;
+                }
+            }
+            free.drop_top(ids.len());
+            return false;
+        }
+        self.settle(agent, group, ids.len() as u64, first);
+        true
+    }
+
+    fn release_held(&mut self, index: SlotIndex) {
+        let Blocks { slots, groups, .. } = &mut *self.books.blocks;
+        let slot = &mut slots[index];
+        let (group, State::Held(Entry { agent, at })) = (slot.group, slot.state) else { return };
+        groups.get_mut(group).free.push(slot, index);
+        self.settle(agent, group, 1, at);
+    }
+
+    /// `n` blocks of an agent are free, the first of them in its list at `first`.
+    fn settle(&mut self, agent: AgentIndex, group: GroupId, n: u64, first: u32) {
+        if let Some(holder) = self.books.blocks.agents.get_mut(agent) {
+            let held = holder.held_mut(group);
+            held.forget(n, first);
+            if held.len() == 0 {
+                self.books.blocks.agents.leave_if_idle(agent);
             }
         }
-        self.vacate(index);
+        self.books.book(group, Some(BlockClass::Held), None, n);
+    }
+
+    /// Free all blocks of an agent in a group, the last one first.
+    fn release_all(&mut self, agent: AgentIndex, group: GroupId) {
+        let Blocks { agents, slots, groups, .. } = &mut *self.books.blocks;
+        let Some(holder) = agents.get_mut(agent) else { return };
+        let free = &mut groups.get_mut(group).free;
+        let n = holder.held_mut(group).clear(slots, agent, |index, slot| free.push(slot, index));
+        self.books.book(group, Some(BlockClass::Held), None, n);
     }
 }
 

@@ -12,7 +12,7 @@ impl Pool<'_> {
     /// [`Error::BytesExhausted`].
     pub fn charge(&mut self, charge: Charge, bytes: u64) -> Result<(), Error> {
         self.make_room(&[], bytes)?;
-        self.share.enter(self.budget, Account::Charge(charge), bytes);
+        self.books.share.enter(self.books.budget, Account::Charge(charge), bytes);
         Ok(())
     }
 
@@ -22,12 +22,12 @@ impl Pool<'_> {
     ///
     /// [`Error::OverDischarge`] for more than was charged.
     pub fn discharge(&mut self, charge: Charge, bytes: u64) -> Result<(), Error> {
-        let charged = charged(self.share.ledger(), charge);
+        let charged = charged(self.books.share.ledger(), charge);
         if bytes > charged {
             let charge = charge.as_str();
             return Err(Error::OverDischarge { charge, requested: bytes, charged });
         }
-        self.share.leave(self.budget, Account::Charge(charge), bytes);
+        self.books.share.leave(self.books.budget, Account::Charge(charge), bytes);
         Ok(())
     }
 }

@@ -3,9 +3,10 @@
 use crate::blocks::Blocks;
 use crate::error::Error;
 use crate::group::{Counts, Group, GroupId};
+use crate::id::SlotIndex;
 use crate::ledger::Ledger;
 use crate::pool::Pool;
-use crate::slot::State;
+use crate::slot::{Slot, State};
 
 impl Pool<'_> {
     /// Check every invariant of this pool. Takes a time proportional to its slots.
@@ -14,64 +15,55 @@ impl Pool<'_> {
     ///
     /// [`Error::Broken`] with the first disagreement: a bug in this crate.
     pub fn check(&self) -> Result<(), Error> {
-        let mut counted = vec![Counts::default(); self.blocks.groups.len()];
-        for (_, slot) in self.blocks.slots.iter() {
+        let mut counted = vec![Counts::default(); self.books.blocks.groups.len()];
+        for (_, slot) in self.books.blocks.slots.iter() {
             if let Some(class) = slot.state.class() {
                 *counted[usize::from(slot.group.0)].of(class) += 1;
             }
         }
-        for ((id, group), counted) in self.blocks.groups.iter().zip(&counted) {
+        for ((id, group), counted) in self.books.blocks.groups.iter().zip(&counted) {
             agree(*counted == group.counts, || format!("blocks of group {:?}", group.spec.name))?;
             self.check_free_list(id, group)?;
             self.check_caps(id, group)?;
         }
-        self.check_chains()?;
-        self.check_bytes(&counted)
+        self.check_lists()?;
+        self.check_bytes(&counted)?;
+        self.index.check(&self.books)
     }
 
     fn check_free_list(&self, id: GroupId, group: &Group) -> Result<(), Error> {
-        let slots = &self.blocks.slots;
-        let is_free = |index| slots.get(index).is_some_and(|slot| slot.group == id);
-        let (mut at, mut len) = (group.free.top(), 0);
-        while let Some(index) = at.filter(|&index| is_free(index) && len <= group.free.len()) {
-            len += 1;
-            at = match slots[index].state {
-                State::Free { next } => next,
-                _ => return Err(broken(&format!("a free slot of group {:?}", group.spec.name))),
-            };
-        }
-        let free = |state| matches!(state, State::Free { .. });
-        let here = slots.iter().filter(|(_, slot)| slot.group == id && free(slot.state)).count();
-        agree(at.is_none() && len == group.free.len() && len == here as u64, || {
+        let slots = &self.books.blocks.slots;
+        let is_free = |slot: &Slot| slot.group == id && matches!(slot.state, State::Free { .. });
+        let mut listed = vec![false; slots.len()];
+        let mut once = |index: SlotIndex| !std::mem::replace(&mut listed[index.0 as usize], true);
+        let mut list = group.free.iter();
+        let sound = list.all(|index| slots.get(index).is_some_and(is_free) && once(index));
+        let here = slots.iter().filter(|(_, slot)| is_free(slot)).count();
+        agree(sound && group.free.len() == here as u64, || {
             format!("the free list of group {:?}", group.spec.name)
         })
     }
 
     fn check_caps(&self, id: GroupId, group: &Group) -> Result<(), Error> {
         let most = group.spec.max_blocks_per_agent.unwrap_or(u64::MAX);
-        let mut agents = self.blocks.agents.iter();
+        let mut agents = self.books.blocks.agents.iter();
         agree(agents.all(|(_, agent)| agent.held(id).len() <= most), || {
             format!("the cap of group {:?}", group.spec.name)
         })
     }
 
-    fn check_chains(&self) -> Result<(), Error> {
-        let Blocks { slots, agents, eviction, .. } = &*self.blocks;
+    fn check_lists(&self) -> Result<(), Error> {
+        let Blocks { slots, agents, eviction, .. } = &*self.books.blocks;
         let is_cached = |index| matches!(slots[index].state, State::Cached { .. });
         let sound = eviction.is_sound(slots) && eviction.iter(slots).all(is_cached);
-        agree(sound && eviction.len() == self.total_count(|counts| counts.cached), || {
-            "the order of eviction".to_owned()
-        })?;
+        let cached = slots.iter().filter(|(index, _)| is_cached(*index)).count();
+        agree(sound && eviction.len() == cached as u64, || "the order of eviction".to_owned())?;
         let mut held = 0;
         for (index, agent) in agents.iter() {
-            for ((group, _), chain) in self.blocks.groups.iter().zip(agent.chains()) {
-                let is_theirs = |at| {
-                    let slot = &slots[at];
-                    let holder =
-                        |state| matches!(state, State::Held { agent, .. } if agent == index);
-                    slot.group == group && holder(slot.state)
-                };
-                agree(chain.is_sound(slots) && chain.iter(slots).all(is_theirs), || {
+            for group in self.books.blocks.groups.ids() {
+                let held = agent.held(group);
+                let living = held.iter(slots, index).filter(|&at| slots[at].group == group);
+                agree(living.count() as u64 == held.len(), || {
                     format!("the blocks of agent {:?}", agent.name)
                 })?;
             }
@@ -85,26 +77,31 @@ impl Pool<'_> {
     }
 
     fn check_bytes(&self, counted: &[Counts]) -> Result<(), Error> {
-        let mut walked = *self.share.ledger();
+        let mut walked = *self.books.share.ledger();
         (walked.held, walked.staged_blocks, walked.cached) = (0, 0, 0);
-        for ((_, group), counts) in self.blocks.groups.iter().zip(counted) {
+        for ((_, group), counts) in self.books.blocks.groups.iter().zip(counted) {
             let bytes = group.spec.bytes_per_block;
             walked.held += (counts.held + counts.leased) * bytes;
             walked.staged_blocks += counts.staged * bytes;
             walked.cached += counts.cached * bytes;
         }
-        agree(walked == *self.share.ledger(), || {
-            format!("bytes by class, {walked:?} in the slots and {:?}", self.share.ledger())
+        agree(walked == *self.books.share.ledger(), || {
+            format!("bytes by class, {walked:?} in the slots and {:?}", self.books.share.ledger())
         })?;
         let Ledger { held, live, cached, .. } = walked;
-        let classes = self.share.free(self.budget) + held + live + walked.staging() + cached;
+        let classes =
+            self.books.share.free(self.books.budget) + held + live + walked.staging() + cached;
         agree(classes == self.total(), || "the sum of the classes and the total".to_owned())?;
-        agree(walked.taken() <= self.share.limit(self.budget), || "the maximum".to_owned())?;
-        agree(self.blocks.arrays_used() <= self.blocks.arrays_max, || "arrays".to_owned())
+        agree(walked.taken() <= self.books.share.limit(self.books.budget), || {
+            "the maximum".to_owned()
+        })?;
+        agree(self.books.blocks.arrays_used() <= self.books.blocks.arrays_max, || {
+            "arrays".to_owned()
+        })
     }
 
     fn total_count(&self, count: impl Fn(&Counts) -> u64) -> u64 {
-        self.blocks.groups.iter().map(|(_, group)| count(&group.counts)).sum()
+        self.books.blocks.groups.iter().map(|(_, group)| count(&group.counts)).sum()
     }
 }
 
@@ -119,13 +116,16 @@ fn broken(what: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use crate::blocks::Blocks;
+    use crate::books::Books;
     use crate::budget::{Budget, Share, Terms};
     use crate::error::Error;
-    use crate::group::{GroupId, GroupSpec, Groups, LayerType};
+    use crate::group::{GroupId, GroupSpec, Groups};
     use crate::id::SlotIndex;
     use crate::ledger::{Account, Charge};
     use crate::pool::Pool;
-    use crate::slot::{BlockClass, State};
+    use crate::prefix::Index;
+    use crate::reach::Reach;
+    use crate::slot::{BlockClass, Entry, State};
 
     const GLOBAL: GroupId = GroupId(0);
 
@@ -133,7 +133,7 @@ mod tests {
     fn complaint(damage: impl FnOnce(&mut Pool<'_>)) -> Option<String> {
         let group = GroupSpec {
             name: "global".into(),
-            layer_type: LayerType::Global,
+            reach: Reach::All,
             bytes_per_block: 10,
             max_blocks_per_agent: Some(3),
             arrays_per_block: 1,
@@ -141,7 +141,9 @@ mod tests {
         let mut budget = Budget::new(100).unwrap();
         let mut share = Share::open(&mut budget, Terms::default()).unwrap();
         let mut blocks = Blocks::new(Groups::new(vec![group]).unwrap(), 10).unwrap();
-        let mut pool = Pool { budget: &mut budget, share: &mut share, blocks: &mut blocks };
+        let mut index = Index::new(&blocks.groups);
+        let books = Books { budget: &mut budget, share: &mut share, blocks: &mut blocks };
+        let mut pool = Pool { books, index: &mut index };
         let freed = pool.allocate(1, GLOBAL, "a1").unwrap();
         pool.allocate(2, GLOBAL, "a1").unwrap();
         let sealed = pool.stage(&[(GLOBAL, 3)]).unwrap();
@@ -163,39 +165,52 @@ mod tests {
 
     #[test]
     fn every_damage_is_seen() {
-        let cached = |pool: &Pool<'_>| pool.blocks.eviction.first().unwrap();
-        says("blocks of group", |pool| pool.blocks.groups.get_mut(GLOBAL).counts.held += 1);
-        says("blocks of group", |pool| pool.blocks.slots[SlotIndex(1)].state = State::Staged);
+        let cached = |pool: &Pool<'_>| pool.books.blocks.eviction.first().unwrap();
+        says("blocks of group", |pool| pool.books.blocks.groups.get_mut(GLOBAL).counts.held += 1);
+        says("blocks of group", |pool| pool.books.blocks.slots[SlotIndex(1)].state = State::Staged);
         says("free list", |pool| {
-            pool.blocks.slots[SlotIndex(0)].state = State::Free { next: Some(SlotIndex(0)) };
+            let slot = &mut pool.books.blocks.slots[SlotIndex(0)];
+            pool.books.blocks.groups.get_mut(GLOBAL).free.push(slot, SlotIndex(0));
         });
+        says("free list", |pool| pool.books.blocks.slots[SlotIndex(0)].state = State::Retired);
         says("free list", |pool| {
-            pool.blocks.groups.get_mut(GLOBAL).free.pop(&mut pool.blocks.slots, GLOBAL);
+            pool.books.blocks.groups.get_mut(GLOBAL).free.drop_top(1);
         });
         says("cap", |pool| {
-            pool.blocks.groups.get_mut(GLOBAL).spec.max_blocks_per_agent = Some(1);
+            pool.books.blocks.groups.get_mut(GLOBAL).spec.max_blocks_per_agent = Some(1);
         });
         says("order of eviction", |pool| {
             let index = cached(pool);
-            pool.blocks.eviction.unlink(&mut pool.blocks.slots, index);
+            pool.books.blocks.eviction.unlink(&mut pool.books.blocks.slots, index);
         });
         says("order of eviction", |pool| {
             let index = cached(pool);
-            pool.blocks.slots.relink(index, |links| links.after = None);
+            pool.books.blocks.slots.relink(index, |links| links.set_after(None));
         });
         says("agent", |pool| {
-            pool.blocks.agents.enter("idle", 1);
+            pool.books.blocks.agents.enter("idle", 1);
+        });
+        let entry = |pool: &Pool<'_>, index| match pool.books.blocks.slots[index].state {
+            State::Held(entry) => entry,
+            state => panic!("{state:?}"),
+        };
+        says("blocks of agent", |pool| {
+            let Entry { agent, at } = entry(pool, SlotIndex(1));
+            pool.books.blocks.slots[SlotIndex(1)].state = State::Held(Entry { agent, at: at + 1 });
+        });
+        says("blocks of agent", |pool| {
+            let agent = pool.books.blocks.agents.enter("a2", 1);
+            pool.books.blocks.slots[SlotIndex(1)].state = State::Held(Entry { agent, at: 0 });
         });
         says("held blocks", |pool| {
-            let index = pool.blocks.agents.find("a1").unwrap();
-            let agent = pool.blocks.agents.get_mut(index).unwrap();
-            agent.held_mut(GLOBAL).unlink(&mut pool.blocks.slots, SlotIndex(1));
+            let Entry { agent, at } = entry(pool, SlotIndex(2));
+            pool.books.blocks.agents.get_mut(agent).unwrap().held_mut(GLOBAL).forget(1, at);
         });
         says("bytes by class", |pool| {
             let (cached, held) = (BlockClass::Cached, BlockClass::Held);
-            pool.share.transfer(Account::Block(cached), Account::Block(held), 10);
+            pool.books.share.transfer(Account::Block(cached), Account::Block(held), 10);
         });
-        says("arrays", |pool| pool.blocks.arrays_max = 1);
+        says("arrays", |pool| pool.books.blocks.arrays_max = 1);
         assert_eq!(complaint(|_| {}), None);
         let honest = |pool: &mut Pool<'_>| pool.charge(Charge::Live, 50).unwrap();
         assert_eq!(complaint(honest), None);

@@ -29,10 +29,10 @@ impl Pool<'_> {
     /// # Examples
     ///
     /// ```
-    /// # use semantic_core::{Error, GroupSpec, LayerType, Memory, Terms};
+    /// # use semantic_core::{Error, GroupSpec, Memory, Reach, Terms};
     /// # let group = GroupSpec {
     /// #     name: "global".into(),
-    /// #     layer_type: LayerType::Global,
+    /// #     reach: Reach::All,
     /// #     bytes_per_block: 1024,
     /// #     max_blocks_per_agent: None,
     /// #     arrays_per_block: 2,
@@ -51,18 +51,10 @@ impl Pool<'_> {
     /// ```
     pub fn stage(&mut self, wants: &[(GroupId, u64)]) -> Result<Vec<BlockId>, Error> {
         for &(group, _) in wants {
-            self.blocks.groups.get(group)?;
+            self.books.blocks.groups.get(group)?;
         }
         let wants: Vec<Want> = wants.iter().copied().filter(|want| want.1 > 0).collect();
-        self.make_room(&wants, 0)?;
-        let mut ids = Vec::new();
-        for (group, n) in wants {
-            for _ in 0..n {
-                let index = self.occupy(group, State::Staged);
-                ids.push(self.blocks.id(index));
-            }
-        }
-        Ok(ids)
+        self.books.stage(self.index, &wants)
     }
 
     /// Give back staged blocks.
@@ -71,9 +63,9 @@ impl Pool<'_> {
     ///
     /// Names the first id that is not a staged block, or listed twice.
     pub fn abandon(&mut self, ids: &[BlockId]) -> Result<(), Error> {
-        self.blocks.validate(ids, Wanted::Staged)?;
+        self.books.blocks.validate(ids, Wanted::Staged)?;
         for id in ids {
-            self.vacate(id.slot());
+            self.books.vacate(id.slot());
         }
         Ok(())
     }
@@ -84,13 +76,13 @@ impl Pool<'_> {
     ///
     /// Names the first id that is not a staged block, or listed twice.
     pub fn publish(&mut self, ids: &[BlockId], leases: u32) -> Result<(), Error> {
-        self.blocks.validate(ids, Wanted::Staged)?;
+        self.books.blocks.validate(ids, Wanted::Staged)?;
         let Some(leases) = NonZeroU32::new(leases) else {
-            self.cache(ids.iter().copied());
+            self.books.cache(ids.iter().copied());
             return Ok(());
         };
         for id in ids {
-            self.turn(id.slot(), State::Leased { leases });
+            self.books.turn(id.slot(), State::Leased { leases });
         }
         Ok(())
     }
@@ -101,15 +93,15 @@ impl Pool<'_> {
     ///
     /// Names the first id that is not a sealed block, is listed twice, or has 2³² − 1 leases.
     pub fn acquire(&mut self, ids: &[BlockId]) -> Result<(), Error> {
-        self.blocks.validate(ids, Wanted::Sealed)?;
+        self.books.blocks.validate(ids, Wanted::Sealed)?;
         let full = |id: &&BlockId| self.leases(**id) == u32::MAX;
         if let Some(&id) = ids.iter().find(full) {
             return Err(Error::TooManyLeases { id });
         }
         for &id in ids {
             let leases = NonZeroU32::MIN.saturating_add(self.leases(id));
-            self.uncache(id.slot());
-            self.turn(id.slot(), State::Leased { leases });
+            self.books.uncache(id.slot());
+            self.books.turn(id.slot(), State::Leased { leases });
         }
         Ok(())
     }
@@ -120,15 +112,15 @@ impl Pool<'_> {
     ///
     /// Names the first id that is not a leased block, or listed twice.
     pub fn release(&mut self, ids: &[BlockId]) -> Result<(), Error> {
-        self.blocks.validate(ids, Wanted::Leased)?;
+        self.books.blocks.validate(ids, Wanted::Leased)?;
         let mut at_rest = Vec::new();
         for &id in ids {
             match NonZeroU32::new(self.leases(id) - 1) {
-                Some(leases) => self.turn(id.slot(), State::Leased { leases }),
+                Some(leases) => self.books.turn(id.slot(), State::Leased { leases }),
                 None => at_rest.push(id),
             }
         }
-        self.cache(at_rest.into_iter());
+        self.books.cache(at_rest.into_iter());
         Ok(())
     }
 
@@ -138,10 +130,10 @@ impl Pool<'_> {
     ///
     /// Names the first id that is not a sealed block, or listed twice.
     pub fn touch(&mut self, ids: &[BlockId]) -> Result<(), Error> {
-        self.blocks.validate(ids, Wanted::Sealed)?;
+        self.books.blocks.validate(ids, Wanted::Sealed)?;
         let cached = ids.iter().copied().filter(|&id| self.leases(id) == 0);
         let cached: Vec<_> = cached.collect();
-        self.cache(cached.into_iter());
+        self.books.cache(cached.into_iter());
         Ok(())
     }
 
@@ -151,10 +143,10 @@ impl Pool<'_> {
     ///
     /// Names the first id that is not a cached block (a leased one is not), or listed twice.
     pub fn evict(&mut self, ids: &[BlockId]) -> Result<(), Error> {
-        self.blocks.validate(ids, Wanted::Cached)?;
+        self.books.blocks.validate(ids, Wanted::Cached)?;
         for id in ids {
-            self.uncache(id.slot());
-            self.vacate(id.slot());
+            self.books.uncache(id.slot());
+            self.books.vacate(id.slot());
         }
         Ok(())
     }
@@ -162,11 +154,11 @@ impl Pool<'_> {
     /// The ids that the pool has evicted by itself since the last call, in the order in which they
     /// went. What is looked up by hash elsewhere has to be forgotten there.
     pub fn drain_evicted(&mut self) -> Vec<BlockId> {
-        std::mem::take(&mut self.blocks.evicted)
+        std::mem::take(&mut self.books.blocks.evicted)
     }
 
     fn leases(&self, id: BlockId) -> u32 {
-        match self.blocks.slots[id.slot()].state {
+        match self.books.blocks.slots[id.slot()].state {
             State::Leased { leases } => leases.get(),
             _ => 0,
         }

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from semantic.domain.identity import Tokens
 from semantic.ports.outbound import BlockData
+from semantic.testing.reference_keys import Tokens
 
 __all__ = ["Checkpoint", "Claim", "PrefixNode", "SealedBlock", "common_prefix"]
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from semantic.application.prefix_node import PrefixNode, SealedBlock
 from semantic.domain.layer_group import LayerGroup, Span
 from semantic.domain.reports import HitPlan, RowSpan
 from semantic.domain.value_objects import ModelCacheSpec
+from semantic.testing.reference_node import PrefixNode, SealedBlock
 
 __all__ = ["plan_hit"]
 

@@ -20,18 +20,18 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from semantic.application.hit_plan import plan_hit
-from semantic.application.prefix_node import (
+from semantic.domain.layer_group import BLOCK_TOKENS
+from semantic.domain.reports import HitPlan
+from semantic.domain.value_objects import ModelCacheSpec
+from semantic.testing.reference_hit import plan_hit
+from semantic.testing.reference_keys import BlockHash, Tokens, block_key
+from semantic.testing.reference_node import (
     Checkpoint,
     Claim,
     PrefixNode,
     SealedBlock,
     common_prefix,
 )
-from semantic.domain.identity import BlockHash, Tokens, block_key
-from semantic.domain.layer_group import BLOCK_TOKENS
-from semantic.domain.reports import HitPlan
-from semantic.domain.value_objects import ModelCacheSpec
 
 __all__ = ["MissingSpan", "PrefixCollisionError", "PrefixIndex"]
 

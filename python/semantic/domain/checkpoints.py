@@ -1,0 +1,70 @@
+"""Where a prefill is worth a stop: checkpoints of what cannot be cut afterwards.
+
+A window, a chunk or a recurrent state can be restored only where somebody captured it. Each
+checkpoint costs the blocks of these groups, and saves the prefill behind it to whoever diverges there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from semantic.domain.errors import PoolConfigurationError
+from semantic.domain.layer_group import BLOCK_TOKENS
+from semantic.domain.value_objects import ModelCacheSpec
+
+__all__ = ["CheckpointPolicy"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPolicy:
+    """At which lengths of a prompt the running caches should be published on the way.
+
+    The ends of segments (a system prompt, a turn) are their owner's to know: publish them with
+    `Lease.checkpoint` and `Lease.commit`.
+
+    Args:
+        junctions: Where the prompt leaves what is cached: the next one may leave it there too.
+        every_blocks: Every so many token blocks of the prompt; None for none.
+
+    Raises:
+        PoolConfigurationError: `every_blocks` below 1.
+    """
+
+    junctions: bool = True
+    every_blocks: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.every_blocks is not None and self.every_blocks < 1:
+            raise PoolConfigurationError("every_blocks is at least 1, or None")
+
+    def stops(
+        self, spec: ModelCacheSpec, n_tokens: int, cached_tokens: int, matched_tokens: int
+    ) -> tuple[int, ...]:
+        """The lengths, in order, above what is cached and below the whole prompt.
+
+        None where every position can be restored anyway.
+
+        Args:
+            spec: The model's geometry.
+            n_tokens: Length of the prompt.
+            cached_tokens: Length of its hit.
+            matched_tokens: Tokens of it that are cached in some way.
+        """
+        if not any(group.is_bounded for group in spec.groups):
+            return ()
+        stops = {matched_tokens} if self.junctions else set()
+        if self.every_blocks is not None:
+            stops.update(range(0, n_tokens, self.every_blocks * BLOCK_TOKENS))
+        return tuple(sorted(stop for stop in stops if cached_tokens < stop < n_tokens))
+
+    @staticmethod
+    def bytes_at(spec: ModelCacheSpec, n_tokens: int) -> int:
+        """What a checkpoint at that length costs at most: the blocks that can serve it alone.
+
+        Blocks of unbounded groups are not counted: the sequence has them anyway.
+        """
+        return sum(
+            group.blocks_at_rest(n_tokens) * group.bytes_per_block
+            for group in spec.groups
+            if group.is_bounded
+        )

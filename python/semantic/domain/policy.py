@@ -1,0 +1,43 @@
+"""In which order cached sequences go when memory is short."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from semantic.domain.errors import PoolConfigurationError
+
+__all__ = ["EvictionOrder", "EvictionPolicy", "Hint", "Priority"]
+
+EvictionOrder = Literal["lru", "resident", "scan_resistant"]
+
+Hint = Literal["active", "waiting", "ended"]
+"""What is known of an agent's next request: soon, after its human has answered, or never."""
+
+Priority = Literal["low", "normal", "high"]
+"""How much an agent matters: everything of a lower priority goes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvictionPolicy:
+    """The eviction policy of a pool.
+
+    Args:
+        order: "lru", tail-first least recently used; "resident", which keeps some agents whole when
+            not all fit, and may decline to keep a sequence whose agent is expected later than all
+            others; "scan_resistant", where what was asked for only once goes first.
+        time_to_live: Seconds after its last use at which a sequence goes even if there is room.
+
+    Raises:
+        PoolConfigurationError: An unknown order, or a time that is not positive.
+    """
+
+    order: EvictionOrder = "lru"
+    time_to_live: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.order not in get_args(EvictionOrder):
+            known = ", ".join(get_args(EvictionOrder))
+            raise PoolConfigurationError(f"unknown eviction order {self.order!r}: {known}")
+        if self.time_to_live is not None and not self.time_to_live > 0:
+            raise PoolConfigurationError("time_to_live is a positive number of seconds")

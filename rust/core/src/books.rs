@@ -1,0 +1,272 @@
+//! The books of one pool: the states of its blocks, and the bytes that follow from them.
+//!
+//! All changes of a block's state pass through `turn`, `book` and `vacate` below, so that counts and
+//! bytes follow the state and `free + held + live + staging + cached == total` cannot be forgotten
+//! anywhere. Which block it is that goes, comes or stays is the pool's and the index's affair.
+
+use crate::blocks::{Blocks, Cost, Want};
+use crate::budget::{Budget, Share};
+use crate::error::Error;
+use crate::group::GroupId;
+use crate::id::{BlockId, SlotIndex};
+use crate::ledger::Account;
+use crate::prefix::{Index, NodeId};
+use crate::slot::{BlockClass, State};
+
+/// What became of a block when a lease on it ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unleased {
+    /// Others hold it.
+    Held,
+    /// Nobody holds it any more; it is in this node.
+    AtRest(NodeId),
+    /// Nobody holds it any more, and nobody can find it.
+    Orphan,
+}
+
+/// A pool's share of the budget, and its blocks.
+#[derive(Debug)]
+pub(crate) struct Books<'m> {
+    pub(crate) budget: &'m mut Budget,
+    pub(crate) share: &'m mut Share,
+    pub(crate) blocks: &'m mut Blocks,
+}
+
+impl Books<'_> {
+    /// Bytes that could be taken without evicting.
+    pub(crate) fn free(&self) -> u64 {
+        self.share.free(self.budget)
+    }
+
+    /// Bytes that are free or evictable.
+    pub(crate) fn available(&self) -> u64 {
+        self.share.available(self.budget)
+    }
+
+    /// See that so many blocks and bytes could be taken, if need be by evicting.
+    pub(crate) fn admit(&self, wants: &[Want], extra_bytes: u64) -> Result<Cost, Error> {
+        let cost = self.blocks.cost(wants).and_then(|Cost { bytes, arrays }| {
+            Some(Cost { bytes: bytes.checked_add(extra_bytes)?, arrays })
+        });
+        let bytes_available = self.available();
+        let Some(cost) = cost.filter(|cost| cost.bytes <= bytes_available) else {
+            let requested = cost.map_or(u64::MAX, |cost| cost.bytes);
+            return Err(Error::BytesExhausted { requested, available: bytes_available });
+        };
+        let bytes_requested = cost.bytes;
+        let available = self.blocks.arrays_available();
+        if cost.arrays > available {
+            let requested = cost.arrays;
+            return Err(Error::ArraysExhausted {
+                requested,
+                available,
+                bytes_requested,
+                bytes_available,
+            });
+        }
+        let (requested, available) =
+            (self.blocks.new_slots(wants), self.blocks.slots.room() as u64);
+        if requested > available {
+            return Err(Error::SlotsExhausted {
+                requested,
+                available,
+                bytes_requested,
+                bytes_available,
+            });
+        }
+        Ok(cost)
+    }
+
+    /// Whether so much is free as it stands, in slots that are there: the usual case, seen cheaply.
+    #[inline]
+    pub(crate) fn is_free(&self, wants: &[Want], extra_bytes: u64) -> bool {
+        let cost = self.blocks.cost(wants);
+        cost.is_some_and(|Cost { bytes, arrays }| {
+            let free = self.free();
+            bytes <= free && extra_bytes <= free - bytes && arrays <= self.blocks.arrays_free()
+        }) && self.blocks.new_slots(wants) == 0
+    }
+
+    /// Admit, and evict until the request fits into what is free: first the blocks that nobody
+    /// indexes, the least recently cached before the others, then what the index says.
+    pub(crate) fn make_room(
+        &mut self,
+        index: &mut Index,
+        wants: &[Want],
+        extra_bytes: u64,
+    ) -> Result<(), Error> {
+        if self.is_free(wants, extra_bytes) {
+            return Ok(());
+        }
+        let cost = self.admit(wants, extra_bytes)?;
+        while cost.bytes > self.free() || cost.arrays > self.blocks.arrays_free() {
+            if let Some(oldest) = self.blocks.eviction.first() {
+                let id = self.blocks.id(oldest);
+                self.blocks.evicted.push(id);
+                self.uncache(oldest);
+                self.vacate(oldest);
+            } else if !index.evict_one(self) {
+                // Everything cached can be evicted; if ever it could not, nothing is overdrawn.
+                return Err(Error::BytesExhausted {
+                    requested: cost.bytes,
+                    available: self.free(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Change the state of a slot, with everything that is counted by state.
+    pub(crate) fn turn(&mut self, index: SlotIndex, state: State) {
+        let slot = &mut self.blocks.slots[index];
+        let (group, from, to) = (slot.group, slot.state.class(), state.class());
+        slot.state = state;
+        self.book(group, from, to, 1);
+    }
+
+    /// Enter in the books that `n` blocks of a group have gone from one class to another; None is
+    /// no block.
+    pub(crate) fn book(
+        &mut self,
+        group: GroupId,
+        from: Option<BlockClass>,
+        to: Option<BlockClass>,
+        n: u64,
+    ) {
+        let group = self.blocks.groups.get_mut(group);
+        let bytes = group.spec.bytes_per_block * n;
+        if let Some(from) = from {
+            *group.counts.of(from) -= n;
+        }
+        if let Some(to) = to {
+            *group.counts.of(to) += n;
+        }
+        match (from.map(Account::Block), to.map(Account::Block)) {
+            (Some(from), Some(to)) => self.share.transfer(from, to, bytes),
+            (None, Some(to)) => self.share.enter(self.budget, to, bytes),
+            (Some(from), None) => self.share.leave(self.budget, from, bytes),
+            (None, None) => {}
+        }
+    }
+
+    /// Empty a slot that is in no list any more, and give it back to its group.
+    pub(crate) fn vacate(&mut self, index: SlotIndex) {
+        let Blocks { groups, slots, .. } = &mut *self.blocks;
+        let slot = &mut slots[index];
+        let (group, from) = (slot.group, slot.state.class());
+        groups.get_mut(group).free.push(slot, index);
+        self.book(group, from, None, 1);
+    }
+
+    /// Take a block out of the order of eviction, if it is in it.
+    pub(crate) fn uncache(&mut self, index: SlotIndex) {
+        let Blocks { slots, eviction, .. } = &mut *self.blocks;
+        if slots[index].state.class() == Some(BlockClass::Cached) {
+            eviction.unlink(slots, index);
+        }
+    }
+
+    /// Make blocks the last to be evicted; the list's own tail goes before its head.
+    pub(crate) fn cache(&mut self, ids: impl DoubleEndedIterator<Item = BlockId>) {
+        for index in ids.rev().map(BlockId::slot) {
+            self.uncache(index);
+            self.turn(index, State::Cached { links: crate::slot::Links::default() });
+            let Blocks { slots, eviction, .. } = &mut *self.blocks;
+            eviction.push(slots, index);
+        }
+    }
+
+    /// Take blocks that are about to be filled; evicts when need be.
+    pub(crate) fn stage(
+        &mut self,
+        index: &mut Index,
+        wants: &[Want],
+    ) -> Result<Vec<BlockId>, Error> {
+        self.make_room(index, wants, 0)?;
+        let mut ids = Vec::new();
+        for &(group, n) in wants {
+            let Blocks { groups, slots, number, .. } = &mut *self.blocks;
+            let free = &mut groups.get_mut(group).free;
+            let len = usize::try_from(n).unwrap_or(usize::MAX);
+            let top = free.top(slots, group, len).iter().rev();
+            let (slots, number) = (slots.as_mut(), *number);
+            ids.extend(top.map(|&index| {
+                let slot = &mut slots[index.at()];
+                slot.state = State::Staged;
+                BlockId::new(number, slot.generation, index)
+            }));
+            free.drop_top(len);
+            self.book(group, None, Some(BlockClass::Staged), n);
+        }
+        Ok(ids)
+    }
+
+    /// Bytes by which a request is beyond what is free or evictable.
+    pub(crate) fn bytes_short(&self, wants: &[Want]) -> u64 {
+        let bytes = self.blocks.cost(wants).map_or(u64::MAX, |cost| cost.bytes);
+        bytes.saturating_sub(self.available())
+    }
+
+    // Blocks that are in the index ------------------------------------------------------------
+
+    /// A staged block becomes findable in a node.
+    pub(crate) fn seal(&mut self, slot: SlotIndex, node: NodeId) {
+        self.turn(slot, State::Indexed { node: Some(node), leases: 0 });
+    }
+
+    /// The block is another node's from now on.
+    pub(crate) fn move_to(&mut self, slot: SlotIndex, to: NodeId) {
+        if let State::Indexed { node, .. } = &mut self.blocks.slots[slot].state {
+            *node = Some(to);
+        }
+    }
+
+    /// The block can be found no more. Whether nobody holds it either, so that it can be vacated.
+    pub(crate) fn orphan(&mut self, slot: SlotIndex) -> bool {
+        match &mut self.blocks.slots[slot].state {
+            State::Indexed { node, leases } if *leases > 0 => {
+                *node = None;
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// The node that a block is found in.
+    pub(crate) fn node(&self, slot: SlotIndex) -> Option<NodeId> {
+        match self.blocks.slots[slot].state {
+            State::Indexed { node, .. } => node,
+            _ => None,
+        }
+    }
+
+    pub(crate) fn leases(&self, slot: SlotIndex) -> u32 {
+        match self.blocks.slots[slot].state {
+            State::Indexed { leases, .. } => leases,
+            _ => 0,
+        }
+    }
+
+    /// One more lease on each of these blocks.
+    pub(crate) fn lease(&mut self, slots: &[SlotIndex]) {
+        for &slot in slots {
+            if let State::Indexed { node, leases } = self.blocks.slots[slot].state {
+                self.turn(slot, State::Indexed { node, leases: leases + 1 });
+            }
+        }
+    }
+
+    /// One lease less on a block.
+    pub(crate) fn unlease(&mut self, slot: SlotIndex) -> Unleased {
+        let State::Indexed { node, leases } = self.blocks.slots[slot].state else {
+            return Unleased::Held;
+        };
+        let leases = leases.saturating_sub(1);
+        self.turn(slot, State::Indexed { node, leases });
+        match node {
+            _ if leases > 0 => Unleased::Held,
+            Some(node) => Unleased::AtRest(node),
+            None => Unleased::Orphan,
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The full walk: what the index says in several places is compared.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use crate::books::Books;
+use crate::error::Error;
+use crate::id::SlotIndex;
+use crate::prefix::lookup::BLOCK;
+use crate::prefix::node::NodeId;
+use crate::prefix::{Index, Root};
+use crate::slot::State;
+
+impl Index {
+    /// Check every invariant of the index.
+    pub(crate) fn check(&self, books: &Books<'_>) -> Result<(), Error> {
+        let mut found: HashMap<SlotIndex, NodeId> = HashMap::new();
+        let mut n_nodes = 0;
+        for (root, space) in (0..).map(Root).zip(&self.namespaces) {
+            let Some(space) = space else { continue };
+            for id in self.behind(space.top) {
+                n_nodes += 1;
+                agree(self.nodes[id].root == root, "the root of a node")?;
+                self.check_place(books, id)?;
+                self.check_pieces(books, id)?;
+                for piece in self.nodes[id].pieces() {
+                    let is_new = found.insert(piece.slot, id).is_none();
+                    agree(is_new, "a block that is in two nodes")?;
+                }
+            }
+        }
+        agree(n_nodes <= self.nodes.len(), "the number of nodes")?;
+        self.check_ends(&found)?;
+        self.check_orders(books)?;
+        for (slot, entry) in books.blocks.slots.iter() {
+            if let State::Indexed { node, leases } = entry.state {
+                agree(node.is_some() || leases > 0, "a block that nobody can find or holds")?;
+                let is_open = node.is_some_and(|id| self.space(self.nodes[id].root).is_some());
+                agree(!is_open || found.get(&slot) == node.as_ref(), "the node of a block")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_place(&self, books: &Books<'_>, id: NodeId) -> Result<(), Error> {
+        let node = &self.nodes[id];
+        for &child in &node.children {
+            let below = &self.nodes[child];
+            agree(below.parent == Some(id) && below.start == node.end(), "parent and child")?;
+            agree(below.key == self.key(id, below.tokens.all()), "a key")?;
+        }
+        for pair in node.children.windows(2) {
+            let (left, right) =
+                (self.nodes[pair[0]].tokens.all(), self.nodes[pair[1]].tokens.all());
+            let (order, common) = left.compare(right);
+            agree(order == Ordering::Less && common < left.len(), "the order of siblings")?;
+        }
+        if node.parent.is_none() {
+            return Ok(());
+        }
+        let is_full = node.tokens.len() == BLOCK;
+        agree(is_full || (!node.tokens.is_empty() && node.children.is_empty()), "a full node")?;
+        let leads_on = !node.children.is_empty() || !node.ends.is_empty();
+        agree(leads_on || self.is_leased(books, id), "a node that leads to an end")
+    }
+
+    fn check_pieces(&self, books: &Books<'_>, id: NodeId) -> Result<(), Error> {
+        let node = &self.nodes[id];
+        let wanted = if node.parent.is_none() { 0 } else { self.unbounded.len() };
+        agree(node.whole.len() == wanted, "the blocks of a node")?;
+        for piece in &node.whole {
+            let valid = (piece.lo, piece.hi) == (node.start, node.end());
+            agree(valid && self.unbounded.contains(&piece.group), "what a block covers")?;
+        }
+        for piece in &node.parts {
+            let within = node.start <= piece.lo && piece.lo < piece.hi && piece.hi <= node.end();
+            let reads = self.ends.iter().filter(|(_, end)| end.reads.contains(&piece.slot));
+            agree(within && reads.count() == piece.readers as usize, "the readers of a block")?;
+            let is_needed = piece.readers > 0 || books.leases(piece.slot) > 0;
+            agree(is_needed, "a block that completes no hit")?;
+        }
+        let sealed = |piece: &crate::prefix::node::Piece| books.node(piece.slot) == Some(id);
+        agree(node.pieces().all(sealed), "the node of a block")
+    }
+
+    fn check_ends(&self, found: &HashMap<SlotIndex, NodeId>) -> Result<(), Error> {
+        for (id, end) in self.ends.iter() {
+            let node = &self.nodes[end.node];
+            agree(node.ends.contains(&id), "the node of an end")?;
+            agree(node.start < end.at && end.at <= node.end(), "where an end is")?;
+            agree(end.root == node.root && !end.agents.is_empty(), "whose an end is")?;
+            agree(end.reads.iter().all(|slot| found.contains_key(slot)), "what an end reads")?;
+            for &agent in &end.agents {
+                let claimer = self.agents.get(agent);
+                agree(claimer.is_some_and(|a| a.ends.contains(&id)), "the claims of an agent")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_orders(&self, books: &Books<'_>) -> Result<(), Error> {
+        let n_ends = self.ends.iter().count();
+        let counted: usize = self.namespaces.iter().flatten().map(|space| space.n_ends).sum();
+        agree(counted == n_ends, "the number of ends")?;
+        if !self.goes_by_leaves() {
+            let listed = self.ends.iter().all(|(id, _)| self.order.contains(id.0));
+            agree(listed && self.order.len() == n_ends, "the order of ends")?;
+        } else {
+            let is_listed = |id: NodeId| {
+                let node = &self.nodes[id];
+                let is_leaf = node.parent.is_some() && node.children.is_empty();
+                !is_leaf || self.is_leased(books, id) || self.order.contains(id.place())
+            };
+            agree(self.nodes.iter().all(is_listed), "the order of leaves")?;
+        }
+        Ok(())
+    }
+}
+
+fn agree(agrees: bool, what: &str) -> Result<(), Error> {
+    if agrees {
+        return Ok(());
+    }
+    Err(Error::Broken { detail: format!("{what} in the prefix index is wrong") })
+}

@@ -1,0 +1,306 @@
+//! Drafts: what a publication will add, staged, with what it builds upon held meanwhile.
+
+use std::sync::Arc;
+
+use crate::blocks::Want;
+use crate::books::Books;
+use crate::error::Error;
+use crate::group::{BLOCK_TOKENS, GroupId};
+use crate::id::{BlockId, SlotIndex};
+use crate::key::{Key, KeyWidth};
+use crate::prefix::lookup::BLOCK;
+use crate::prefix::node::NodeId;
+use crate::prefix::order::Dispensable;
+use crate::prefix::{Index, Root};
+use crate::reach::Span;
+use crate::tokens::{TokenSlice, Tokens};
+
+/// A staged block, and the positions that are to be captured into it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StagedSpan {
+    /// The staged block.
+    pub block: BlockId,
+    /// Its group.
+    pub group: GroupId,
+    /// The first position.
+    pub lo: u64,
+    /// The end of the positions.
+    pub hi: u64,
+}
+
+/// A publication on its way: what it adds is staged, what it builds upon is held.
+///
+/// It has to be published or abandoned.
+#[derive(Debug)]
+pub struct Draft {
+    /// What has to be captured, group by group.
+    pub spans: Vec<StagedSpan>,
+    /// The length that will be published, which is less than was asked for when memory is short.
+    pub n_tokens: u64,
+    /// Bytes that were missing for the whole.
+    pub bytes_short: u64,
+    pub(super) root: Root,
+    pub(super) tokens: Arc<Tokens>,
+    pub(super) base: Vec<SlotIndex>,
+    parent_key: Key,
+    key_width: KeyWidth,
+    /// The keys of the token blocks that are new, once they are computed, from this number on.
+    keys: Vec<Key>,
+    first_key: usize,
+}
+
+impl Draft {
+    pub(super) fn tokens(&self) -> TokenSlice<'_> {
+        self.tokens.all().slice(0, usize::try_from(self.n_tokens).unwrap_or(usize::MAX))
+    }
+
+    /// Compute the keys of what is new. Takes its time, and needs no lock.
+    pub fn compute_keys(&mut self) {
+        let new = self.tokens().slice(self.first_key * BLOCK, usize::MAX);
+        self.keys = self.parent_key.chain(new, self.key_width);
+    }
+
+    /// The key of a token block that was new when the draft was made.
+    pub(super) fn key(&self, number: usize) -> Option<Key> {
+        self.keys.get(number.checked_sub(self.first_key)?).copied()
+    }
+}
+
+/// Why nothing of a sequence can be published.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// No prefix fits: so many bytes were missing for the whole.
+    Budget {
+        /// Bytes beyond what is free or evictable.
+        bytes_short: u64,
+    },
+    /// It is worth less than all that would have to go for it.
+    Declined,
+    /// The live caches have lost rows that a hit would read.
+    LostRows {
+        /// The group.
+        group: GroupId,
+        /// The first position that is needed.
+        lo: u64,
+        /// The end of the positions.
+        hi: u64,
+    },
+}
+
+/// Rows that a publication needs and the index does not have.
+#[derive(Clone, Copy, Debug)]
+struct Missing {
+    group: GroupId,
+    lo: u64,
+    hi: u64,
+}
+
+impl Index {
+    /// Stage what is new of `tokens`, or of the longest prefix of them that fits.
+    ///
+    /// `known` has, for each group, the positions whose rows the live caches surely have. The
+    /// inner result says why nothing can be published; the index is as it was then.
+    pub(crate) fn draft(
+        &mut self,
+        books: &mut Books<'_>,
+        root: Root,
+        tokens: &Arc<Tokens>,
+        known: &[Vec<Span>],
+        agent: &str,
+    ) -> Result<Result<Draft, Refusal>, Error> {
+        let top = self.top(root)?;
+        let all = tokens.all();
+        let worth = self.policy.declines().then(|| self.standing(root, agent).when_used());
+        let whole = self.try_length(books, (root, top), tokens, all, known, worth);
+        let (room, bytes_short) = match whole {
+            Err(Refusal::Budget { bytes_short }) => (books.available(), bytes_short),
+            Err(Refusal::Declined) => (books.free(), 0),
+            _ => return Ok(whole),
+        };
+        let end = self.affordable_end(books, top, all, known, room);
+        if end == 0 {
+            return Ok(whole);
+        }
+        let shorter = self.try_length(books, (root, top), tokens, all.slice(0, end), known, worth);
+        Ok(shorter.map(|draft| Draft { bytes_short, ..draft }).or(whole))
+    }
+
+    /// Evict what is worth no more than something new, until that fits; False when it cannot.
+    fn evict_for(&mut self, books: &mut Books<'_>, wants: &[Want], worth: Dispensable) -> bool {
+        while books.bytes_short(wants) == 0 && !books.is_free(wants, 0) {
+            match self.order.first(self.now) {
+                Some((_, other)) if other >= worth => {
+                    if !self.evict_one(books) {
+                        return true;
+                    }
+                }
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    fn try_length(
+        &mut self,
+        books: &mut Books<'_>,
+        (root, top): (Root, NodeId),
+        tokens: &Arc<Tokens>,
+        wanted: TokenSlice<'_>,
+        known: &[Vec<Span>],
+        worth: Option<Dispensable>,
+    ) -> Result<Draft, Refusal> {
+        let holders = self.holders(top, wanted);
+        let end = wanted.len() as u64;
+        let missing = self.missing(&holders, end);
+        if let Some(lost) = missing.iter().find(|missing| !is_known(missing, known)) {
+            let &Missing { group, lo, hi } = lost;
+            return Err(Refusal::LostRows { group, lo, hi });
+        }
+        let base = self.base_of(&holders, end);
+        books.lease(&base);
+        let mut wants: Vec<(GroupId, u64)> = Vec::new();
+        for missing in &missing {
+            match wants.last_mut() {
+                Some((group, n)) if *group == missing.group => *n += 1,
+                _ => wants.push((missing.group, 1)),
+            }
+        }
+        if worth.is_some_and(|worth| !self.evict_for(books, &wants, worth)) {
+            self.release(books, &base);
+            return Err(Refusal::Declined);
+        }
+        let Ok(blocks) = books.stage(self, &wants) else {
+            let bytes_short = books.bytes_short(&wants);
+            self.release(books, &base);
+            return Err(Refusal::Budget { bytes_short });
+        };
+        let staged = missing.iter().zip(blocks).map(|(missing, block)| {
+            let &Missing { group, lo, hi } = missing;
+            StagedSpan { block, group, lo, hi }
+        });
+        let full = holders.iter().take_while(|&&id| self.nodes[id].tokens.len() == BLOCK).count();
+        let parent = if full == 0 { top } else { holders[full - 1] };
+        Ok(Draft {
+            spans: staged.collect(),
+            n_tokens: end,
+            bytes_short: 0,
+            root,
+            tokens: Arc::clone(tokens),
+            base,
+            parent_key: self.nodes[parent].key,
+            key_width: self.space(root).map(|space| space.key_width).unwrap_or_default(),
+            keys: Vec::new(),
+            first_key: full,
+        })
+    }
+
+    /// Give back a draft: nothing was published.
+    pub(crate) fn abandon(&mut self, books: &mut Books<'_>, draft: &Draft) {
+        for span in &draft.spans {
+            books.vacate(span.block.slot());
+        }
+        self.release(books, &draft.base);
+    }
+
+    /// The nodes that hold `tokens` already, from the first on; the last may hold more.
+    pub(super) fn holders(&self, top: NodeId, tokens: TokenSlice<'_>) -> Vec<NodeId> {
+        let mut path = self.full_path(top, tokens);
+        let start = path.len() * BLOCK;
+        let rest = tokens.slice(start, tokens.len());
+        if !rest.is_empty() && rest.len() < BLOCK {
+            let parent = path.last().copied().unwrap_or(top);
+            let ends_here = |&id: &NodeId| {
+                let mut ends = self.nodes[id].ends.iter();
+                ends.any(|&end| self.ends.get(end).is_some_and(|e| e.at == tokens.len() as u64))
+            };
+            let first = self.nodes.longer(parent, rest).next();
+            path.extend(self.nodes.longer(parent, rest).find(ends_here).or(first));
+        }
+        path
+    }
+
+    /// What a hit at `end` reads of bounded groups, token block by token block.
+    pub(super) fn reads(&self, end: u64) -> impl Iterator<Item = (GroupId, usize, u64, u64)> {
+        self.bounded.iter().flat_map(move |&(group, reach)| {
+            reach.spans_needed(end).flat_map(move |(first, last)| {
+                (first / BLOCK_TOKENS..last.div_ceil(BLOCK_TOKENS)).map(move |number| {
+                    let start = number * BLOCK_TOKENS;
+                    let (lo, hi) = (start.max(first), (start + BLOCK_TOKENS).min(last));
+                    (group, usize::try_from(number).unwrap_or(usize::MAX), lo, hi)
+                })
+            })
+        })
+    }
+
+    /// The bounded blocks along a path that a hit at `end` reads, as far as they are there.
+    pub(super) fn read_slots(&self, path: &[NodeId], end: u64) -> Vec<SlotIndex> {
+        let reads = self.reads(end).filter_map(|(group, number, lo, hi)| {
+            Some(self.nodes[*path.get(number)?].part(group, lo, hi)?.slot)
+        });
+        let mut slots: Vec<SlotIndex> = reads.collect();
+        slots.sort_unstable_by_key(|slot| slot.0);
+        slots.dedup();
+        slots
+    }
+
+    /// What has to be captured so that a hit at `end` becomes legal, group by group.
+    fn missing(&self, holders: &[NodeId], end: u64) -> Vec<Missing> {
+        let bounded = self.reads(end).filter_map(|(group, number, lo, hi)| {
+            let holder = holders.get(number).and_then(|&id| self.nodes[id].part(group, lo, hi));
+            holder.is_none().then_some(Missing { group, lo, hi })
+        });
+        let first = holders.len() as u64 * BLOCK_TOKENS;
+        let unbounded = self.unbounded.iter().flat_map(move |&group| {
+            let starts = (first..end).step_by(BLOCK);
+            starts.map(move |lo| Missing { group, lo, hi: (lo + BLOCK_TOKENS).min(end) })
+        });
+        bounded.chain(unbounded).collect()
+    }
+
+    /// What a publication that ends at `end` builds upon; other ends' windows may go for it.
+    fn base_of(&self, holders: &[NodeId], end: u64) -> Vec<SlotIndex> {
+        let whole = holders.iter().flat_map(|&id| &self.nodes[id].whole).map(|piece| piece.slot);
+        whole.chain(self.read_slots(holders, end)).collect()
+    }
+
+    /// The longest whole number of token blocks that fits into so many bytes, in tokens; 0 for none.
+    ///
+    /// Where a ring has moved on, and where there is a state, only the whole sequence can be
+    /// restored.
+    fn affordable_end(
+        &mut self,
+        books: &mut Books<'_>,
+        top: NodeId,
+        tokens: TokenSlice<'_>,
+        known: &[Vec<Span>],
+        room: u64,
+    ) -> usize {
+        let whole = [(0, tokens.len() as u64)];
+        if known.iter().any(|spans| spans.as_slice() != whole) {
+            return 0;
+        }
+        let holders = self.holders(top, tokens);
+        let base = self.base_of(&holders, tokens.len() as u64);
+        books.lease(&base);
+        let last = tokens.len() / BLOCK;
+        let (mut low, mut high) = (holders.len().min(last), last);
+        while low < high {
+            let middle = (low + high).div_ceil(2);
+            let missing = self.missing(&holders, (middle * BLOCK) as u64);
+            let wants: Vec<_> = missing.iter().map(|missing| (missing.group, 1)).collect();
+            if books.blocks.cost(&wants).is_some_and(|cost| cost.bytes <= room) {
+                low = middle;
+            } else {
+                high = middle - 1;
+            }
+        }
+        self.release(books, &base);
+        low * BLOCK
+    }
+}
+
+fn is_known(missing: &Missing, known: &[Vec<Span>]) -> bool {
+    let spans = known.get(usize::from(missing.group.0));
+    let mut spans = spans.into_iter().flatten();
+    spans.any(|&(lo, hi)| lo <= missing.lo && missing.hi <= hi)
+}

@@ -1,0 +1,281 @@
+//! What goes: victims when memory is short, and whatever nothing needs any more.
+
+use crate::books::Books;
+use crate::id::SlotIndex;
+use crate::prefix::end::EndId;
+use crate::prefix::lookup::BLOCK;
+use crate::prefix::node::NodeId;
+use crate::prefix::{Change, EndHandle, Index, Root};
+
+impl Index {
+    /// Let go of the least wanted thing; False when nothing may go.
+    pub(crate) fn evict_one(&mut self, books: &mut Books<'_>) -> bool {
+        if self.goes_by_leaves() { self.evict_leaf(books) } else { self.evict_end(books) }
+    }
+
+    fn evict_leaf(&mut self, books: &mut Books<'_>) -> bool {
+        while let Some((place, _)) = self.order.first(self.now) {
+            let id = NodeId::at(place);
+            if self.is_leased(books, id) {
+                // Not to be looked at for each further victim: it comes back when it is released.
+                self.order.remove(place);
+            } else if !self.nodes[id].children.is_empty() {
+                self.touch_node(id);
+            } else {
+                self.count_evicted(id);
+                self.drop_leaf(books, id);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn evict_end(&mut self, books: &mut Books<'_>) -> bool {
+        let mut passed_over = Vec::new();
+        let victim = loop {
+            let Some((place, _)) = self.order.first(self.now) else { break None };
+            let id = EndId(place);
+            // One that a running sequence holds whole frees nothing; parts of it may be shared.
+            let is_victim = self.ends.get(id).is_none_or(|end| {
+                end.reads.is_empty() || end.reads.iter().any(|&slot| books.leases(slot) == 0)
+            });
+            if is_victim {
+                break Some(id);
+            }
+            self.order.remove(place);
+            passed_over.push(id);
+        };
+        for id in passed_over {
+            self.touch_end(id);
+        }
+        let Some(id) = victim else { return false };
+        self.drop_counted(books, id);
+        true
+    }
+
+    fn drop_counted(&mut self, books: &mut Books<'_>, id: EndId) {
+        let before = self.gone.len();
+        let root = self.ends.get(id).map(|end| end.root);
+        self.drop_end(books, id);
+        let gone = (self.gone.len() - before) as u64;
+        if let Some(space) = root.and_then(|root| self.space_mut(root)) {
+            space.evicted_blocks += gone;
+        }
+    }
+
+    fn count_evicted(&mut self, id: NodeId) {
+        let blocks = self.nodes[id].pieces().count() as u64;
+        let root = self.nodes[id].root;
+        if let Some(space) = self.space_mut(root) {
+            space.evicted_blocks += blocks;
+        }
+    }
+
+    /// The least recently used end of a namespace goes; False when there is none.
+    pub(crate) fn drop_oldest(&mut self, books: &mut Books<'_>, root: Root) -> bool {
+        let here = self.ends.iter().filter(|(_, end)| end.root == root);
+        let oldest = here.min_by_key(|(id, end)| (end.last_use, *id)).map(|(id, _)| id);
+        oldest.is_some_and(|id| {
+            self.drop_counted(books, id);
+            true
+        })
+    }
+
+    /// What was last used before that time goes, and what can be reached through it alone.
+    pub(crate) fn expire(&mut self, books: &mut Books<'_>, before: u64) {
+        let is_old = |index: &Self, place| index.order.used_at(place).is_some_and(|at| at < before);
+        if !self.goes_by_leaves() {
+            let ends: Vec<u32> = self.order.iter().filter(|&place| is_old(self, place)).collect();
+            ends.into_iter().for_each(|place| self.drop_end(books, EndId(place)));
+            return;
+        }
+        loop {
+            let mut firsts = self.order.firsts();
+            let leaf = firsts.find(|&place| {
+                let id = NodeId::at(place);
+                is_old(self, place)
+                    && self.nodes[id].children.is_empty()
+                    && !self.is_leased(books, id)
+            });
+            drop(firsts);
+            let Some(leaf) = leaf else { return };
+            self.drop_leaf(books, NodeId::at(leaf));
+        }
+    }
+
+    /// One agent wants a published end no more; it goes when that was the last.
+    pub(crate) fn withdraw(
+        &mut self,
+        books: &mut Books<'_>,
+        root: Root,
+        handle: EndHandle,
+        agent: &str,
+    ) {
+        if let (Some(id), Some(agent)) = (self.ends.find(handle), self.agents.find(root, agent))
+            && self.unclaim(id, agent)
+        {
+            self.drop_end(books, id);
+        }
+    }
+
+    /// Forget everything of a namespace that no lease holds.
+    pub(crate) fn clear(&mut self, books: &mut Books<'_>, root: Root) {
+        let here = self.ends.iter().filter(|(_, end)| end.root == root);
+        let ends: Vec<EndId> = here.map(|(id, _)| id).collect();
+        for id in ends {
+            self.drop_end(books, id);
+        }
+    }
+
+    /// Forget a published end and all that nothing else needs.
+    pub(super) fn drop_end(&mut self, books: &mut Books<'_>, id: EndId) {
+        let Some(end) = self.remove_end(id) else { return };
+        for slot in end.reads {
+            let piece = self.nodes_piece_mut(books, slot);
+            if let Some(piece) = piece {
+                piece.readers -= 1;
+            }
+            if let Some(node) = books.node(slot) {
+                self.settle_piece(books, node, slot);
+            }
+        }
+        self.prune(books, end.node);
+    }
+
+    /// Take an end off its node and away from those who claim it.
+    pub(super) fn remove_end(&mut self, id: EndId) -> Option<crate::prefix::end::End> {
+        for agent in self.ends.get(id)?.agents.clone() {
+            self.unclaim(id, agent);
+        }
+        let end = self.ends.remove(id)?;
+        if !self.goes_by_leaves() {
+            self.order.remove(id.0);
+        }
+        self.nodes[end.node].ends.retain(|other| *other != id);
+        if let Some(space) = self.space_mut(end.root) {
+            space.n_ends -= 1;
+        }
+        Some(end)
+    }
+
+    fn nodes_piece_mut(
+        &mut self,
+        books: &Books<'_>,
+        slot: SlotIndex,
+    ) -> Option<&mut crate::prefix::node::Piece> {
+        let node = books.node(slot)?;
+        self.nodes[node].parts.iter_mut().find(|piece| piece.slot == slot)
+    }
+
+    /// After a lease or a reader of a block has gone: what nothing needs any more goes.
+    pub(super) fn settle_piece(&mut self, books: &mut Books<'_>, id: NodeId, slot: SlotIndex) {
+        if books.leases(slot) > 0 {
+            return;
+        }
+        let unread = |piece: &crate::prefix::node::Piece| piece.slot == slot && piece.readers == 0;
+        if let Some(at) = self.nodes[id].parts.iter().position(unread) {
+            let piece = self.nodes[id].parts.remove(at);
+            self.detach(books, id, &piece);
+        }
+        self.prune(books, id);
+    }
+
+    /// Remove a leaf that leads to no end, and so on towards the root.
+    pub(super) fn prune(&mut self, books: &mut Books<'_>, id: NodeId) {
+        let mut at = id;
+        while let Some(parent) = self.nodes[at].parent {
+            if !self.nodes[at].children.is_empty() || self.is_leased(books, at) {
+                return;
+            }
+            if !self.nodes[at].ends.is_empty() {
+                self.shrink(books, at);
+                return;
+            }
+            self.remove_node(books, at);
+            at = parent;
+        }
+        // The last of a namespace that was closed while something of it was held. What was pruned
+        // already has no parent either.
+        let node = &self.nodes[at];
+        if node.is_here && node.children.is_empty() && self.space(node.root).is_none() {
+            self.nodes.cut(at);
+        }
+    }
+
+    /// Forget the tokens of a leaf behind its last end: no published sequence reaches them.
+    fn shrink(&mut self, books: &mut Books<'_>, id: NodeId) {
+        let node = &self.nodes[id];
+        let ends = node.ends.iter().filter_map(|&end| self.ends.get(end));
+        let (Some(end), Some(parent)) = (ends.map(|end| end.at).max(), node.parent) else { return };
+        if end == node.end() {
+            return;
+        }
+        let len = usize::try_from(end - node.start).unwrap_or(BLOCK);
+        let tokens = node.tokens.all().slice(0, len);
+        // A sibling that begins with them holds all that would be left.
+        if self.nodes.longer(parent, tokens).any(|sibling| sibling != id) {
+            return;
+        }
+        let key = self.key(parent, tokens);
+        self.rename(books, Change::Removed, id);
+        let node = &mut self.nodes[id];
+        node.key = key;
+        node.tokens.truncate(len);
+        for piece in node.whole.iter_mut().chain(&mut node.parts) {
+            piece.hi = piece.hi.min(end);
+        }
+        self.rename(books, Change::Stored, id);
+    }
+
+    fn rename(&mut self, books: &Books<'_>, change: Change, id: NodeId) {
+        for at in 0..self.nodes[id].pieces().count() {
+            let Some(piece) = self.nodes[id].pieces().nth(at).copied() else { return };
+            self.record(books, change, id, &piece);
+        }
+    }
+
+    /// Remove a leaf; the sequences that ended in it end before it from now on.
+    fn drop_leaf(&mut self, books: &mut Books<'_>, id: NodeId) {
+        while let Some(end) = self.nodes[id].ends.pop() {
+            self.shorten(end, id);
+        }
+        self.remove_node(books, id);
+    }
+
+    /// A sequence loses its last node; what is left of it stays a sequence.
+    fn shorten(&mut self, id: EndId, from: NodeId) {
+        let parent = self.nodes[from].parent.filter(|&parent| self.nodes[parent].parent.is_some());
+        let Some(parent) = parent else {
+            self.remove_end(id);
+            return;
+        };
+        let at = self.nodes[parent].end();
+        let is_there = |other: &&EndId| self.ends.get(**other).is_some_and(|end| end.at == at);
+        if let Some(&other) = self.nodes[parent].ends.iter().find(is_there) {
+            let agents = self.ends.get(id).map(|end| end.agents.clone()).unwrap_or_default();
+            self.remove_end(id);
+            for agent in agents {
+                self.claim(other, agent);
+            }
+            return;
+        }
+        // What wants the node also wants its parent: only the node, which goes, has a claim less.
+        if let Some(end) = self.ends.get_mut(id) {
+            (end.node, end.at) = (parent, at);
+            self.nodes[parent].ends.push(id);
+        }
+    }
+
+    /// Take a leaf without ends off the tree.
+    fn remove_node(&mut self, books: &mut Books<'_>, id: NodeId) {
+        if self.goes_by_leaves() {
+            self.order.remove(id.place());
+        }
+        let whole = std::mem::take(&mut self.nodes[id].whole);
+        let parts = std::mem::take(&mut self.nodes[id].parts);
+        for piece in whole.iter().chain(&parts) {
+            self.detach(books, id, piece);
+        }
+        self.nodes.cut(id);
+    }
+}

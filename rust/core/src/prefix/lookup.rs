@@ -1,0 +1,219 @@
+//! Hits: what of a request is cached, holding it, and remembering that it was used.
+
+use crate::books::{Books, Unleased};
+use crate::error::Error;
+use crate::group::{BLOCK_TOKENS, GroupId};
+use crate::id::SlotIndex;
+use crate::prefix::end::EndId;
+use crate::prefix::hit::{Bounded, HitPlan, RowSpan};
+use crate::prefix::node::NodeId;
+use crate::prefix::{Index, Root};
+use crate::reach::Reach;
+use crate::tokens::TokenSlice;
+
+pub(super) const BLOCK: usize = BLOCK_TOKENS as usize;
+
+/// A path with a last node that may match in part, and the longest length that can be restored.
+struct Best {
+    n_tokens: u64,
+    depth: usize,
+    beside: Option<NodeId>,
+}
+
+impl Index {
+    /// The longest hit of at most `limit` tokens. Changes nothing.
+    pub(crate) fn plan(
+        &self,
+        books: &Books<'_>,
+        root: Root,
+        tokens: TokenSlice<'_>,
+        limit: u64,
+    ) -> Result<HitPlan, Error> {
+        let top = self.top(root)?;
+        let path = self.full_path(top, tokens);
+        if self.goes_by_leaves() {
+            return Ok(self.plan_anywhere(books, top, path, tokens, limit));
+        }
+        Ok(self.plan_at_ends(books, top, path, tokens, limit))
+    }
+
+    /// Every position is legal: all full blocks, and what the most alike child has of the next one.
+    fn plan_anywhere(
+        &self,
+        books: &Books<'_>,
+        top: NodeId,
+        mut path: Vec<NodeId>,
+        tokens: TokenSlice<'_>,
+        limit: u64,
+    ) -> HitPlan {
+        let start = path.len() * BLOCK;
+        let rest = tokens.slice(start, start + BLOCK);
+        let parent = path.last().copied().unwrap_or(top);
+        let beside = self.nodes.most_alike(parent, rest).filter(|&(_, common)| common > 0);
+        let common = beside.map_or(0, |(_, common)| common);
+        path.extend(beside.map(|(child, _)| child));
+        let matched = ((start + common) as u64).min(limit);
+        HitPlan { matched, ..self.rows(books, path, matched) }
+    }
+
+    /// The longest length that bounded groups serve.
+    ///
+    /// A partial block is looked for beside every full one: an end inside a token block lives in
+    /// the one sibling that took it over.
+    fn plan_at_ends(
+        &self,
+        books: &Books<'_>,
+        top: NodeId,
+        mut path: Vec<NodeId>,
+        tokens: TokenSlice<'_>,
+        limit: u64,
+    ) -> HitPlan {
+        let whole = ((path.len() * BLOCK) as u64).min(limit);
+        let n_tokens = self.agreed(&path, None, whole);
+        let mut best = Best { n_tokens, depth: path.len(), beside: None };
+        let mut matched = whole;
+        // Where a chunk is just over, it reads nothing.
+        let is_chunked = |(_, reach): &(GroupId, Reach)| matches!(reach, Reach::Chunk { .. });
+        let serves_without_rows = self.bounded.iter().any(is_chunked);
+        for depth in (0..=path.len()).rev() {
+            let start = (depth * BLOCK) as u64;
+            if (start + BLOCK_TOKENS).min(limit) <= best.n_tokens {
+                break;
+            }
+            let parent = if depth == 0 { top } else { path[depth - 1] };
+            let rest = tokens.slice(depth * BLOCK, (depth + 1) * BLOCK);
+            let floor = usize::try_from(best.n_tokens.saturating_sub(start)).unwrap_or(BLOCK);
+            for (child, common) in self.nodes.alike(parent, rest, floor) {
+                let end = (start + common as u64).min(limit);
+                matched = matched.max(end);
+                let may_serve = serves_without_rows || !self.nodes[child].parts.is_empty();
+                if end > best.n_tokens && path.get(depth) != Some(&child) && may_serve {
+                    let n_tokens = self.agreed(&path[..depth], Some(child), end);
+                    if n_tokens > best.n_tokens {
+                        best = Best { n_tokens, depth, beside: Some(child) };
+                    }
+                }
+            }
+        }
+        path.truncate(best.depth);
+        path.extend(best.beside);
+        HitPlan { matched, ..self.rows(books, path, best.n_tokens) }
+    }
+
+    /// The nodes whose full blocks are the beginning of `tokens`.
+    pub(super) fn full_path(&self, top: NodeId, tokens: TokenSlice<'_>) -> Vec<NodeId> {
+        let mut path = Vec::with_capacity(tokens.len() / BLOCK);
+        let mut parent = top;
+        let mut start = 0;
+        while start + BLOCK <= tokens.len() {
+            let Some(child) = self.nodes.child(parent, tokens.slice(start, start + BLOCK)) else {
+                break;
+            };
+            path.push(child);
+            parent = child;
+            start += BLOCK;
+        }
+        path
+    }
+
+    fn agreed(&self, path: &[NodeId], beside: Option<NodeId>, limit: u64) -> u64 {
+        let nodes = path.iter().copied().chain(beside);
+        Bounded::along(nodes, &self.nodes, &self.bounded).agreed(limit)
+    }
+
+    /// The plan of a hit at `end`, which every group serves along `path`.
+    fn rows(&self, books: &Books<'_>, mut path: Vec<NodeId>, end: u64) -> HitPlan {
+        if end == 0 {
+            return HitPlan::default();
+        }
+        let named = |(slot, lo, hi): (SlotIndex, u64, u64)| RowSpan {
+            block: books.blocks.id(slot),
+            lo,
+            hi,
+        };
+        let bounded = Bounded::along(path.iter().copied(), &self.nodes, &self.bounded).rows(end);
+        let bounded =
+            bounded.into_iter().map(|(group, rows)| (group, rows.into_iter().map(named).collect()));
+        path.truncate(usize::try_from(end.div_ceil(BLOCK_TOKENS)).unwrap_or(usize::MAX));
+        let unbounded = self.unbounded.iter().map(|&group| {
+            let row = |&id: &NodeId| {
+                let node = &self.nodes[id];
+                let piece = node.whole.iter().find(|piece| piece.group == group)?;
+                Some(named((piece.slot, node.start, node.end().min(end))))
+            };
+            (group, path.iter().filter_map(row).collect())
+        });
+        let mut spans: Vec<_> = unbounded.chain(bounded).collect();
+        spans.sort_by_key(|(group, _)| group.0);
+        HitPlan { n_tokens: end, spans, matched: 0, path }
+    }
+
+    /// Hold the blocks of a plan that was made under the same lock: nobody can take them away.
+    pub(crate) fn hold(&self, books: &mut Books<'_>, plan: &HitPlan) -> Vec<SlotIndex> {
+        let slots: Vec<SlotIndex> = plan.blocks().into_iter().map(|block| block.slot()).collect();
+        books.lease(&slots);
+        slots
+    }
+
+    /// A hit was used by an agent: what it read goes last from now on.
+    pub(crate) fn used(&mut self, root: Root, plan: &HitPlan, agent: &str) {
+        let agent = self.arrive(root, agent);
+        for &id in plan.path.iter().rev() {
+            self.own(id, agent);
+            if self.goes_by_leaves() {
+                self.touch_node(id);
+            }
+        }
+        for id in self.serving(plan) {
+            self.touch_end(id);
+        }
+    }
+
+    /// The ends that keep what a hit read: the one at its length, or else those behind it.
+    fn serving(&self, plan: &HitPlan) -> Vec<EndId> {
+        let end_at = |id: &EndId| self.ends.get(*id).map_or(0, |end| end.at);
+        let behind = plan.path.iter().flat_map(|&id| self.nodes[id].ends.iter().copied());
+        let behind: Vec<EndId> = behind.filter(|id| end_at(id) >= plan.n_tokens).collect();
+        let exact = |id: &&EndId| end_at(id) == plan.n_tokens;
+        if let Some(&exact) = behind.iter().find(exact) {
+            return vec![exact];
+        }
+        if self.goes_by_leaves() {
+            return behind;
+        }
+        let read = plan.blocks();
+        let reads = |id: &EndId| {
+            let end = self.ends.get(*id);
+            end.is_some_and(|end| {
+                end.reads.iter().any(|slot| read.iter().any(|b| b.slot() == *slot))
+            })
+        };
+        behind.into_iter().filter(reads).collect()
+    }
+
+    /// End a hold: what nothing needs any more goes.
+    pub(crate) fn release(&mut self, books: &mut Books<'_>, slots: &[SlotIndex]) {
+        let mut at_rest = Vec::with_capacity(slots.len());
+        // Tails first, so that they also go first.
+        for &slot in slots.iter().rev() {
+            match books.unlease(slot) {
+                Unleased::Held => {}
+                Unleased::AtRest(node) => at_rest.push((node, slot)),
+                // Let go of while it was held: nobody can find it, so nobody needs it now.
+                Unleased::Orphan => {
+                    self.gone.push(books.blocks.id(slot));
+                    books.vacate(slot);
+                }
+            }
+        }
+        if self.goes_by_leaves() {
+            // Some were taken out of the order when it came to them.
+            if at_rest.iter().any(|(node, _)| !self.order.contains(node.place())) {
+                at_rest.iter().for_each(|&(node, _)| self.touch_node(node));
+            }
+        }
+        for (node, slot) in at_rest {
+            self.settle_piece(books, node, slot);
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! The prefix index: which sequences are cached, what of them can be restored, and what goes first.
+//!
+//! ```text
+//! tokens ─→ plan ─→ hold ─→ release          a hit, whose blocks nobody can take away
+//! tokens ─→ draft ─→ (capture) ─→ publish    what is new of a sequence, staged, then findable
+//! ```
+//!
+//! # What it protects
+//!
+//! - A token block is found under its exact prefix by comparing tokens, never by a key alone, and in
+//!   its own namespace only: each has a root of its own.
+//! - A hit is one length that is valid for every group.
+//! - Every node leads to a published end, so nothing is kept that can complete no legal hit. Where
+//!   every group is unbounded each position is legal, and an end only marks where a sequence ends.
+//! - What a running sequence holds is never a victim, and no victim leaves a block behind that can
+//!   be reached through it alone.
+//!
+//! # The order of eviction
+//!
+//! With bounded groups the unit is an end: it goes with the blocks that only it reads, and with the
+//! nodes that lead nowhere without it. Otherwise the unit is a leaf. A path is touched from its tail
+//! to its head, so that tails go before heads.
+//!
+//! Bytes and states of blocks are the [pool's](crate::Pool): the index says which block, the books
+//! say what that means.
+
+mod agents;
+mod check;
+mod door;
+mod draft;
+mod end;
+mod event;
+mod evict;
+mod hit;
+mod lookup;
+mod node;
+mod order;
+mod policy;
+mod publish;
+mod wishes;
+
+pub use agents::{Hint, Priority};
+pub use door::{Hold, Prefixes};
+pub use draft::{Draft, Refusal, StagedSpan};
+pub use end::EndHandle;
+pub use event::{Change, Event};
+pub use hit::{HitPlan, RowSpan};
+pub use node::Kind;
+pub use policy::Policy;
+pub use publish::Published;
+
+pub(crate) use node::NodeId;
+
+use crate::books::Books;
+use crate::error::Error;
+use crate::group::{GroupId, Groups};
+use crate::id::BlockId;
+use crate::key::{Key, KeyWidth};
+use crate::prefix::agents::Agents;
+use crate::prefix::end::Ends;
+use crate::prefix::node::{Nodes, Piece};
+use crate::prefix::order::Order;
+use crate::reach::Reach;
+use crate::tokens::TokenSlice;
+
+/// A namespace in an index: sequences of different roots never share anything.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Root(u32);
+
+/// What a reader can know of a published end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EndReading {
+    /// Its name.
+    pub handle: EndHandle,
+    /// Its length in tokens.
+    pub n_tokens: u64,
+    /// What kind of segment ends here.
+    pub kind: Kind,
+    /// Who published it.
+    pub agents: Vec<String>,
+}
+
+/// A namespace's part of the index.
+#[derive(Debug)]
+struct Namespace {
+    top: NodeId,
+    key_width: KeyWidth,
+    n_ends: usize,
+    /// Findable blocks by kind, then by group.
+    blocks: Vec<Vec<u64>>,
+    /// Kept only for who asked for them.
+    events: Option<Vec<Event>>,
+    evicted_blocks: u64,
+}
+
+/// The prefix index of one pool.
+#[derive(Debug)]
+pub(crate) struct Index {
+    unbounded: Vec<GroupId>,
+    bounded: Vec<(GroupId, Reach)>,
+    nodes: Nodes,
+    ends: Ends,
+    agents: Agents,
+    /// By root, of which none is ever used again.
+    namespaces: Vec<Option<Namespace>>,
+    /// When they go: nodes where every group is unbounded, else ends.
+    order: Order,
+    /// Uses of ends so far.
+    uses: u64,
+    policy: Policy,
+    /// The time of the last use, on the caller's clock.
+    now: u64,
+    /// Blocks that nobody can find any more, for whoever keeps their contents.
+    gone: Vec<BlockId>,
+}
+
+impl Index {
+    pub(crate) fn new(groups: &Groups) -> Self {
+        let reaches = || groups.iter().map(|(id, group)| (id, group.spec.reach));
+        Self {
+            unbounded: reaches()
+                .filter(|(_, reach)| !reach.is_bounded())
+                .map(|(id, _)| id)
+                .collect(),
+            bounded: reaches().filter(|(_, reach)| reach.is_bounded()).collect(),
+            nodes: Nodes::default(),
+            ends: Ends::default(),
+            agents: Agents::default(),
+            namespaces: Vec::new(),
+            order: Order::default(),
+            uses: 0,
+            policy: Policy::default(),
+            now: 0,
+            gone: Vec::new(),
+        }
+    }
+
+    /// Start again for other groups: what was cached is gone, and every root is closed.
+    pub(crate) fn replace_with(&mut self, books: &Books<'_>, next: Self) {
+        let pieces = self.nodes.iter().flat_map(|id| self.nodes[id].pieces());
+        let mut gone: Vec<BlockId> = pieces.map(|piece| books.blocks.id(piece.slot)).collect();
+        self.gone.append(&mut gone);
+        for id in self.ends.iter().map(|(id, _)| id).collect::<Vec<_>>() {
+            self.ends.remove(id);
+        }
+        // Roots and handles of before must never name anything of after.
+        *self = Self {
+            namespaces: self.namespaces.iter().map(|_| None).collect(),
+            ends: std::mem::take(&mut self.ends),
+            gone: std::mem::take(&mut self.gone),
+            policy: self.policy,
+            now: self.now,
+            ..next
+        };
+    }
+
+    /// Open a namespace. The same key may be opened more than once: the roots do not share.
+    pub(crate) fn open(&mut self, key: Key, key_width: KeyWidth) -> Root {
+        let root = Root(u32::try_from(self.namespaces.len()).unwrap_or(u32::MAX));
+        let top = self.nodes.plant(root, key);
+        self.namespaces.push(Some(Namespace {
+            top,
+            key_width,
+            n_ends: 0,
+            blocks: Vec::new(),
+            events: None,
+            evicted_blocks: 0,
+        }));
+        root
+    }
+
+    /// Close a namespace: what no running sequence holds goes at once, the rest when it is released.
+    pub(crate) fn close(&mut self, books: &mut Books<'_>, root: Root) {
+        self.clear(books, root);
+        let place = self.namespaces.get_mut(root.0 as usize);
+        if let Some(space) = place.and_then(Option::take)
+            && self.nodes[space.top].children.is_empty()
+        {
+            self.nodes.cut(space.top);
+        }
+    }
+
+    fn space(&self, root: Root) -> Option<&Namespace> {
+        self.namespaces.get(root.0 as usize)?.as_ref()
+    }
+
+    fn space_mut(&mut self, root: Root) -> Option<&mut Namespace> {
+        self.namespaces.get_mut(root.0 as usize)?.as_mut()
+    }
+
+    /// The node of a namespace, before its first token block.
+    fn top(&self, root: Root) -> Result<NodeId, Error> {
+        self.space(root).map(|space| space.top).ok_or(Error::PoolClosed)
+    }
+
+    /// Whether hits are legal at every position, so that leaves go one by one.
+    fn goes_by_leaves(&self) -> bool {
+        self.bounded.is_empty()
+    }
+
+    pub(crate) fn drain_gone(&mut self) -> Vec<BlockId> {
+        std::mem::take(&mut self.gone)
+    }
+
+    pub(crate) fn n_ends(&self, root: Root) -> usize {
+        self.space(root).map_or(0, |space| space.n_ends)
+    }
+
+    /// Findable blocks by kind and group.
+    pub(crate) fn blocks(&self, root: Root) -> Vec<(Kind, GroupId, u64)> {
+        let kinds = self.space(root).into_iter().flat_map(|space| (0..).zip(&space.blocks));
+        let groups = kinds.flat_map(|(kind, groups)| {
+            (0..).map(GroupId).zip(groups).map(move |(group, &n)| (kind, group, n))
+        });
+        groups.filter(|&(_, _, n)| n > 0).collect()
+    }
+
+    pub(crate) fn evicted_blocks(&self, root: Root) -> u64 {
+        self.space(root).map_or(0, |space| space.evicted_blocks)
+    }
+
+    /// The published ends of a namespace, the least recently used first.
+    pub(crate) fn ends(&self, root: Root) -> Vec<EndReading> {
+        let mut here: Vec<_> = self.ends.iter().filter(|(_, end)| end.root == root).collect();
+        here.sort_unstable_by_key(|(id, end)| (end.last_use, *id));
+        let name = |&agent: &agents::AgentId| Some(self.agents.get(agent)?.name.to_string());
+        let reading = |(id, end): (end::EndId, &end::End)| EndReading {
+            handle: self.ends.handle(id),
+            n_tokens: end.at,
+            kind: end.kind,
+            agents: end.agents.iter().filter_map(name).collect(),
+        };
+        here.into_iter().map(reading).collect()
+    }
+
+    /// The tokens of a published end; None when it has gone.
+    pub(crate) fn tokens_of(&self, handle: EndHandle) -> Option<Vec<i64>> {
+        let end = self.ends.get(self.ends.find(handle)?)?;
+        let mut path: Vec<NodeId> = self.nodes.ancestry(end.node).collect();
+        path.reverse();
+        let tokens = path.iter().flat_map(|&id| self.nodes[id].tokens.all().iter());
+        Some(tokens.take(usize::try_from(end.at).unwrap_or(usize::MAX)).collect())
+    }
+
+    // Events ------------------------------------------------------------------------------------
+
+    /// Start to record events: from an empty picture, what is here now is stored first.
+    pub(crate) fn subscribe(&mut self, books: &Books<'_>, root: Root) {
+        let Some(space) = self.space_mut(root).filter(|space| space.events.is_none()) else {
+            return;
+        };
+        space.events = Some(Vec::new());
+        let top = space.top;
+        for id in self.behind(top) {
+            let pieces: Vec<Piece> = self.nodes[id].pieces().copied().collect();
+            for piece in &pieces {
+                self.record(books, Change::Stored, id, piece);
+            }
+        }
+    }
+
+    pub(crate) fn drain_events(&mut self, root: Root) -> Vec<Event> {
+        let events = self.space_mut(root).and_then(|space| space.events.as_mut());
+        events.map(std::mem::take).unwrap_or_default()
+    }
+
+    fn record(&mut self, books: &Books<'_>, change: Change, id: NodeId, piece: &Piece) {
+        let Self { nodes, namespaces, .. } = self;
+        let node = &nodes[id];
+        let space = namespaces.get_mut(node.root.0 as usize).and_then(Option::as_mut);
+        let Some(events) = space.and_then(|space| space.events.as_mut()) else { return };
+        events.push(Event {
+            change,
+            block: books.blocks.id(piece.slot),
+            group: piece.group,
+            key: node.key,
+            parent: node.parent.map_or_else(Key::default, |parent| nodes[parent].key),
+            lo: piece.lo,
+            hi: piece.hi,
+        });
+    }
+
+    // Pieces ------------------------------------------------------------------------------------
+
+    /// A block becomes findable in a node.
+    fn attach(&mut self, books: &mut Books<'_>, id: NodeId, piece: Piece) {
+        let is_bounded = self.bounded.iter().any(|(group, _)| *group == piece.group);
+        let node = &mut self.nodes[id];
+        if is_bounded {
+            node.parts.push(piece);
+        } else {
+            node.whole.push(piece);
+        }
+        books.seal(piece.slot, id);
+        self.count(id, &piece, 1);
+        self.record(books, Change::Stored, id, &piece);
+    }
+
+    /// A block that has left its node is findable no more: it is free, or will be when released.
+    fn detach(&mut self, books: &mut Books<'_>, id: NodeId, piece: &Piece) {
+        self.record(books, Change::Removed, id, piece);
+        self.count(id, piece, -1);
+        if books.orphan(piece.slot) {
+            self.gone.push(books.blocks.id(piece.slot));
+            books.vacate(piece.slot);
+        }
+    }
+
+    fn count(&mut self, id: NodeId, piece: &Piece, change: i64) {
+        let n_groups = self.unbounded.len() + self.bounded.len();
+        let root = self.nodes[id].root;
+        if let Some(space) = self.space_mut(root) {
+            let kind = usize::from(piece.kind);
+            if space.blocks.len() <= kind {
+                space.blocks.resize(kind + 1, vec![0; n_groups]);
+            }
+            let blocks = &mut space.blocks[kind][usize::from(piece.group.0)];
+            *blocks = blocks.saturating_add_signed(change);
+        }
+    }
+
+    /// The key of a token block behind a node.
+    fn key(&self, parent: NodeId, tokens: TokenSlice<'_>) -> Key {
+        let node = &self.nodes[parent];
+        let width = self.space(node.root).map(|space| space.key_width).unwrap_or_default();
+        node.key.child(tokens, width)
+    }
+
+    /// Whether a running sequence holds one of a node's blocks.
+    fn is_leased(&self, books: &Books<'_>, id: NodeId) -> bool {
+        self.nodes[id].pieces().any(|piece| books.leases(piece.slot) > 0)
+    }
+
+    /// All nodes behind this one and itself, parents before their children. Paths may be long.
+    fn behind(&self, id: NodeId) -> Vec<NodeId> {
+        let mut order = Vec::new();
+        let mut stack = vec![id];
+        while let Some(next) = stack.pop() {
+            order.push(next);
+            stack.extend(&self.nodes[next].children);
+        }
+        order
+    }
+}

@@ -1,0 +1,256 @@
+//! The nodes of the prefix tree: one token block each, under its exact prefix.
+//!
+//! A root is the node of a namespace, without tokens. Only full nodes have children, and no node is a
+//! prefix of a sibling. Siblings are sorted by their tokens, so that the one that has most in common
+//! with a prompt is found by bisection, and those that have nearly as much stand beside it.
+
+use std::cmp::Ordering;
+use std::num::NonZeroU32;
+use std::ops::{Index, IndexMut};
+
+use smallvec::SmallVec;
+
+use crate::group::GroupId;
+use crate::id::SlotIndex;
+use crate::key::Key;
+use crate::prefix::Root;
+use crate::prefix::agents::AgentId;
+use crate::prefix::end::EndId;
+use crate::tokens::{TokenSlice, Tokens};
+
+/// The place of a node among all nodes, plus one: with a zero to spare, a slot has room for it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub(crate) struct NodeId(NonZeroU32);
+
+impl NodeId {
+    pub(crate) fn at(place: u32) -> Self {
+        Self(NonZeroU32::MIN.saturating_add(place))
+    }
+
+    pub(crate) fn place(self) -> u32 {
+        self.0.get() - 1
+    }
+}
+
+/// What kind of segment published a block: a small number that the caller gives a meaning.
+pub type Kind = u8;
+
+/// A sealed block of one group, where it belongs in a sequence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Piece {
+    pub(crate) group: GroupId,
+    pub(crate) slot: SlotIndex,
+    /// The valid positions `[lo, hi)`.
+    pub(crate) lo: u64,
+    pub(crate) hi: u64,
+    pub(crate) kind: Kind,
+    /// Ends that read it; unused in unbounded groups.
+    pub(crate) readers: u32,
+}
+
+impl Piece {
+    pub(crate) fn covers(&self, lo: u64, hi: u64) -> bool {
+        self.lo <= lo && hi <= self.hi
+    }
+}
+
+/// One token block.
+#[derive(Debug, Default)]
+pub(crate) struct Node {
+    /// Whether this place is in use.
+    pub(crate) is_here: bool,
+    pub(crate) root: Root,
+    pub(crate) parent: Option<NodeId>,
+    pub(crate) children: SmallVec<[NodeId; 2]>,
+    pub(crate) start: u64,
+    pub(crate) tokens: Tokens,
+    pub(crate) key: Key,
+    /// One block for each unbounded group: all of the node's tokens.
+    pub(crate) whole: SmallVec<[Piece; 1]>,
+    /// Blocks of windows, chunks and states: what some end reads.
+    pub(crate) parts: Vec<Piece>,
+    /// The published ends within its tokens.
+    pub(crate) ends: SmallVec<[EndId; 2]>,
+    /// Who used it first, and whether anybody else has.
+    pub(crate) owner: Option<AgentId>,
+    pub(crate) is_shared: bool,
+}
+
+impl Node {
+    /// The position after its last token.
+    pub(crate) fn end(&self) -> u64 {
+        self.start + self.tokens.len() as u64
+    }
+
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = &Piece> {
+        self.whole.iter().chain(&self.parts)
+    }
+
+    /// A block of a bounded group that covers `[lo, hi)`.
+    pub(crate) fn part(&self, group: GroupId, lo: u64, hi: u64) -> Option<&Piece> {
+        self.parts.iter().find(|piece| piece.group == group && piece.covers(lo, hi))
+    }
+}
+
+/// All nodes, in places that are used again.
+#[derive(Debug, Default)]
+pub(crate) struct Nodes {
+    entries: Vec<Node>,
+    vacant: Vec<NodeId>,
+}
+
+impl Nodes {
+    /// A root: a node without tokens and parent.
+    pub(crate) fn plant(&mut self, root: Root, key: Key) -> NodeId {
+        let id = self.take();
+        (self[id].root, self[id].key) = (root, key);
+        id
+    }
+
+    /// A new node behind `parent`, which has none with these tokens yet.
+    pub(crate) fn grow(&mut self, parent: NodeId, tokens: TokenSlice<'_>, key: Key) -> NodeId {
+        let id = self.take();
+        let (start, root) = (self[parent].end(), self[parent].root);
+        let node = &mut self[id];
+        node.root = root;
+        node.parent = Some(parent);
+        node.start = start;
+        node.key = key;
+        node.tokens.refill(tokens);
+        let place = self.place(parent, tokens);
+        self[parent].children.insert(place, id);
+        id
+    }
+
+    fn take(&mut self) -> NodeId {
+        let id = self.vacant.pop().unwrap_or_else(|| {
+            self.entries.push(Node::default());
+            NodeId::at(u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX))
+        });
+        self[id].is_here = true;
+        id
+    }
+
+    /// Take a node without children off the tree. Its memory is kept for the next one.
+    pub(crate) fn cut(&mut self, id: NodeId) {
+        if let Some(parent) = self[id].parent {
+            let node = &self[id];
+            let at = match self[parent].children.as_slice() {
+                [_] => Some(0),
+                _ => Some(self.place(parent, node.tokens.all())),
+            };
+            if let Some(at) = at.filter(|&at| self[parent].children.get(at) == Some(&id)) {
+                self[parent].children.remove(at);
+            }
+        }
+        let node = &mut self[id];
+        node.is_here = false;
+        node.parent = None;
+        node.tokens.truncate(0);
+        node.children.clear();
+        node.whole.clear();
+        node.parts.clear();
+        node.ends.clear();
+        (node.owner, node.is_shared) = (None, false);
+        node.start = 0;
+        self.vacant.push(id);
+    }
+
+    /// The child whose tokens are exactly these.
+    #[inline]
+    pub(crate) fn child(&self, parent: NodeId, tokens: TokenSlice<'_>) -> Option<NodeId> {
+        let children = &self[parent].children;
+        let candidate = match children.as_slice() {
+            [] => return None,
+            [only] => *only,
+            many => *many.get(self.place(parent, tokens))?,
+        };
+        (self[candidate].tokens.all() == tokens).then_some(candidate)
+    }
+
+    /// The first place among the children whose tokens are not below these.
+    fn place(&self, parent: NodeId, tokens: TokenSlice<'_>) -> usize {
+        self[parent]
+            .children
+            .partition_point(|&child| self[child].tokens.all().compare(tokens).0 == Ordering::Less)
+    }
+
+    /// The child that has most in common with these tokens, and how many of them.
+    pub(crate) fn most_alike(
+        &self,
+        parent: NodeId,
+        tokens: TokenSlice<'_>,
+    ) -> Option<(NodeId, usize)> {
+        let children = &self[parent].children;
+        let place = if children.len() < 2 { 0 } else { self.place(parent, tokens) };
+        let neighbours = children.get(place).into_iter();
+        let neighbours = neighbours.chain(place.checked_sub(1).and_then(|at| children.get(at)));
+        let common = |&child: &NodeId| (child, self[child].tokens.all().common(tokens));
+        neighbours.map(common).max_by_key(|&(_, common)| common)
+    }
+
+    /// The children that have more than `floor` tokens in common with these, and how many.
+    pub(crate) fn alike(
+        &self,
+        parent: NodeId,
+        tokens: TokenSlice<'_>,
+        floor: usize,
+    ) -> impl Iterator<Item = (NodeId, usize)> {
+        let children = &self[parent].children;
+        let place = self.place(parent, tokens);
+        let common = move |&child: &NodeId| (child, self[child].tokens.all().common(tokens));
+        let near = move |&(_, common): &(NodeId, usize)| common > floor;
+        let behind = children[place..].iter().map(common).take_while(near);
+        behind.chain(children[..place].iter().rev().map(common).take_while(near))
+    }
+
+    /// The children that begin with these tokens.
+    pub(crate) fn longer(
+        &self,
+        parent: NodeId,
+        tokens: TokenSlice<'_>,
+    ) -> impl Iterator<Item = NodeId> {
+        let children = &self[parent].children;
+        let begins =
+            move |child: &NodeId| self[*child].tokens.all().slice(0, tokens.len()) == tokens;
+        children[self.place(parent, tokens)..].iter().copied().take_while(begins)
+    }
+
+    /// The child whose tokens are the beginning of these, without being all of them.
+    pub(crate) fn shorter(&self, parent: NodeId, tokens: TokenSlice<'_>) -> Option<NodeId> {
+        let before = self.place(parent, tokens).checked_sub(1)?;
+        let child = self[parent].children[before];
+        let mine = self[child].tokens.all();
+        (mine.len() < tokens.len() && mine == tokens.slice(0, mine.len())).then_some(child)
+    }
+
+    /// The node and all before it, up to but without the root.
+    pub(crate) fn ancestry(&self, id: NodeId) -> impl Iterator<Item = NodeId> {
+        let has_parent = |&id: &NodeId| self[id].parent.is_some();
+        std::iter::successors(Some(id), |&id| self[id].parent).take_while(has_parent)
+    }
+
+    /// Every place that was ever used, the vacant ones included: those hold nothing.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..u32::try_from(self.entries.len()).unwrap_or(u32::MAX)).map(NodeId::at)
+    }
+
+    /// How many nodes there are, roots included.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len() - self.vacant.len()
+    }
+}
+
+impl Index<NodeId> for Nodes {
+    type Output = Node;
+
+    fn index(&self, id: NodeId) -> &Node {
+        &self.entries[id.place() as usize]
+    }
+}
+
+impl IndexMut<NodeId> for Nodes {
+    fn index_mut(&mut self, id: NodeId) -> &mut Node {
+        &mut self.entries[id.place() as usize]
+    }
+}

@@ -1,0 +1,166 @@
+//! `TokenIds`: the token ids of a request, taken over from Python once.
+
+use std::sync::Arc;
+
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::{PyIndexError, PyOverflowError};
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyBytes, PyList, PySlice, PyString, PyTuple};
+use semantic_core::Tokens;
+
+use crate::errors::Class;
+
+#[pyclass(module = "semantic._native", frozen, eq, hash, sequence)]
+#[derive(Clone)]
+pub(crate) struct TokenIds(pub(crate) Arc<Tokens>);
+
+impl PartialEq for TokenIds {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
+impl std::hash::Hash for TokenIds {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.len().hash(state);
+        self.0.all().get(0).hash(state);
+    }
+}
+
+#[derive(FromPyObject)]
+enum Place<'py> {
+    One(isize),
+    Slice(Bound<'py, PySlice>),
+}
+
+#[pymethods]
+impl TokenIds {
+    #[new]
+    #[pyo3(text_signature = "(tokens)")]
+    fn new(tokens: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok(tokens) = tokens.cast::<Self>() {
+            return Ok(tokens.get().clone());
+        }
+        taken_over(tokens).map(|tokens| Self(Arc::new(tokens)))
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.len()
+    }
+
+    fn __getitem__<'py>(&self, py: Python<'py>, place: Place<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let len = isize::try_from(self.0.len())?;
+        match place {
+            Place::One(at) => {
+                let at = if at < 0 { at + len } else { at };
+                let id = usize::try_from(at).ok().and_then(|at| self.0.all().get(at));
+                let id = id.ok_or_else(|| PyIndexError::new_err("there is no such token"))?;
+                Ok(id.into_pyobject(py)?.into_any())
+            }
+            Place::Slice(slice) => {
+                let indices = slice.indices(len)?;
+                let all = self.0.all();
+                let steps = 0..isize::try_from(indices.slicelength)?;
+                let ids = steps.filter_map(|n| {
+                    all.get(usize::try_from(indices.start + n * indices.step).ok()?)
+                });
+                let tokens = Self(Arc::new(ids.collect()));
+                Ok(tokens.into_pyobject(py)?.into_any())
+            }
+        }
+    }
+
+    fn tobytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let bytes: Vec<u8> = self.0.all().iter().flat_map(i64::to_le_bytes).collect();
+        PyBytes::new(py, &bytes)
+    }
+
+    fn __repr__(&self) -> String {
+        let shown: Vec<String> = self.0.all().iter().take(4).map(|id| id.to_string()).collect();
+        let more = if self.0.len() > 4 { ", …" } else { "" };
+        format!("TokenIds([{}{more}], n={})", shown.join(", "), self.0.len())
+    }
+}
+
+fn taken_over(tokens: &Bound<'_, PyAny>) -> PyResult<Tokens> {
+    let py = tokens.py();
+    if let Ok(list) = tokens.cast::<PyList>() {
+        return collected(py, list.len(), list.iter().map(Ok));
+    }
+    if let Ok(tuple) = tokens.cast::<PyTuple>() {
+        return collected(py, tuple.len(), tuple.iter().map(Ok));
+    }
+    if tokens.is_instance_of::<PyBytes>()
+        || tokens.is_instance_of::<PyByteArray>()
+        || tokens.is_instance_of::<PyString>()
+    {
+        let message = format!("tokens must be integers, not {}", tokens.get_type().name()?);
+        return Err(Class::BlockArgumentType.bare(py, &message));
+    }
+    if let Some(tokens) = buffered(tokens) {
+        return Ok(tokens);
+    }
+    let hint = tokens.len().unwrap_or(0);
+    let items = tokens.try_iter().map_err(|error| no_integers(py, &error))?;
+    collected(py, hint, items)
+}
+
+/// The ids of a one-dimensional buffer of integers, such as an array or a numpy array has.
+fn buffered(tokens: &Bound<'_, PyAny>) -> Option<Tokens> {
+    fn of<T: pyo3::buffer::Element>(tokens: &Bound<'_, PyAny>) -> Option<Vec<T>> {
+        let buffer = PyBuffer::<T>::get(tokens).ok().filter(|buffer| buffer.dimensions() == 1)?;
+        buffer.to_vec(tokens.py()).ok()
+    }
+    fn widened<T: pyo3::buffer::Element + Into<i64>>(tokens: &Bound<'_, PyAny>) -> Option<Tokens> {
+        Some(of::<T>(tokens)?.into_iter().map(Into::into).collect())
+    }
+    widened::<i64>(tokens)
+        .or_else(|| widened::<i32>(tokens))
+        .or_else(|| of::<u32>(tokens).map(Tokens::Narrow))
+        .or_else(|| widened::<u16>(tokens))
+        .or_else(|| widened::<i16>(tokens))
+}
+
+fn collected<'py>(
+    py: Python<'py>,
+    len: usize,
+    items: impl Iterator<Item = PyResult<Bound<'py, PyAny>>>,
+) -> PyResult<Tokens> {
+    let mut failed = None;
+    // A stranger's length is a hint, not a promise.
+    let mut narrow = Vec::with_capacity(len.min(1 << 20));
+    let mut items = items.map_while(|item| match item.and_then(|item| item.extract::<i64>()) {
+        Ok(id) => Some(id),
+        Err(error) => {
+            failed = Some(error);
+            None
+        }
+    });
+    let mut tokens = None;
+    for id in items.by_ref() {
+        if let Ok(id) = u32::try_from(id) {
+            narrow.push(id);
+        } else {
+            let front = std::mem::take(&mut narrow).into_iter().map(i64::from);
+            tokens = Some(Tokens::Wide(front.chain([id]).chain(items.by_ref()).collect()));
+            break;
+        }
+    }
+    drop(items);
+    match failed {
+        None => Ok(tokens.unwrap_or(Tokens::Narrow(narrow))),
+        Some(error) if error.is_instance_of::<PyOverflowError>(py) => {
+            Err(Class::BlockValidation.bare(py, "a token id does not fit into 64 signed bits"))
+        }
+        Some(error) => Err(no_integers(py, &error)),
+    }
+}
+
+fn no_integers(py: Python<'_>, error: &PyErr) -> PyErr {
+    // What the iterable itself raised is the caller's own.
+    if !error.is_instance_of::<pyo3::exceptions::PyTypeError>(py) {
+        return error.clone_ref(py);
+    }
+    let message = format!("tokens must be integers: {}", error.value(py));
+    Class::BlockArgumentType.bare(py, &message)
+}
