@@ -487,7 +487,7 @@ def test_configurations_that_cannot_work_are_refused(llama, gemma):
         CacheManager(llama.spec, gemma.pool)
     with pytest.raises(PoolConfigurationError, match="needs a namespace"):
         CacheManager(llama.spec, llama.pool, store=object())
-    with pytest.raises(PoolConfigurationError, match="policy=None"):
+    with pytest.raises(PoolConfigurationError, match="EvictionPolicy"):
         CacheManager(llama.spec, llama.pool, policy=object())
 
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyIndexError, PyOverflowError};
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyList, PySlice, PyString, PyTuple};
 use semantic_core::Tokens;
@@ -85,10 +86,10 @@ impl TokenIds {
 fn taken_over(tokens: &Bound<'_, PyAny>) -> PyResult<Tokens> {
     let py = tokens.py();
     if let Ok(list) = tokens.cast::<PyList>() {
-        return collected(py, list.len(), list.iter().map(Ok));
+        return narrow_list(list).map_or_else(|| of_tuple(&list.to_tuple()), Ok);
     }
     if let Ok(tuple) = tokens.cast::<PyTuple>() {
-        return collected(py, tuple.len(), tuple.iter().map(Ok));
+        return of_tuple(tuple);
     }
     if tokens.is_instance_of::<PyBytes>()
         || tokens.is_instance_of::<PyByteArray>()
@@ -102,58 +103,69 @@ fn taken_over(tokens: &Bound<'_, PyAny>) -> PyResult<Tokens> {
     }
     let hint = tokens.len().unwrap_or(0);
     let items = tokens.try_iter().map_err(|error| no_integers(py, &error))?;
-    collected(py, hint, items)
+    collected(py, hint, items.map(|item| item.and_then(|item| item.extract::<i64>())))
+}
+
+/// The usual case, without an object or an allocation too many: a list of plain ints that all fit into
+/// 32 bits. None for any other list, which is then read with all care.
+fn narrow_list(list: &Bound<'_, PyList>) -> Option<Tokens> {
+    let mut ids = Vec::with_capacity(list.len());
+    for at in 0..ffi::Py_ssize_t::try_from(list.len()).ok()? {
+        // SAFETY: the list is alive and we are attached. The item is borrowed from it, and exact ints
+        // run no code of anybody that could change the list before the item has been read.
+        let id = unsafe {
+            let item = ffi::PyList_GetItem(list.as_ptr(), at);
+            if item.is_null() || ffi::PyLong_CheckExact(item) == 0 {
+                -1
+            } else {
+                ffi::PyLong_AsLong(item)
+            }
+        };
+        let Ok(id) = u32::try_from(id) else {
+            drop(PyErr::take(list.py()));
+            return None;
+        };
+        ids.push(id);
+    }
+    Some(Tokens::Narrow(ids))
+}
+
+fn of_tuple(tuple: &Bound<'_, PyTuple>) -> PyResult<Tokens> {
+    let ids = tuple.iter_borrowed().map(|item| item.extract::<i64>());
+    collected(tuple.py(), tuple.len(), ids)
 }
 
 /// The ids of a one-dimensional buffer of integers, such as an array or a numpy array has.
 fn buffered(tokens: &Bound<'_, PyAny>) -> Option<Tokens> {
-    fn of<T: pyo3::buffer::Element>(tokens: &Bound<'_, PyAny>) -> Option<Vec<T>> {
+    fn of<T: pyo3::buffer::Element + Into<i64>>(tokens: &Bound<'_, PyAny>) -> Option<Tokens> {
         let buffer = PyBuffer::<T>::get(tokens).ok().filter(|buffer| buffer.dimensions() == 1)?;
-        buffer.to_vec(tokens.py()).ok()
+        Some(Tokens::copied(buffer.to_vec(tokens.py()).ok()?.iter().map(|&id| id.into())))
     }
-    fn widened<T: pyo3::buffer::Element + Into<i64>>(tokens: &Bound<'_, PyAny>) -> Option<Tokens> {
-        Some(of::<T>(tokens)?.into_iter().map(Into::into).collect())
-    }
-    widened::<i64>(tokens)
-        .or_else(|| widened::<i32>(tokens))
-        .or_else(|| of::<u32>(tokens).map(Tokens::Narrow))
-        .or_else(|| widened::<u16>(tokens))
-        .or_else(|| widened::<i16>(tokens))
+    of::<i64>(tokens)
+        .or_else(|| of::<i32>(tokens))
+        .or_else(|| of::<u32>(tokens))
+        .or_else(|| of::<u16>(tokens))
+        .or_else(|| of::<i16>(tokens))
 }
 
-fn collected<'py>(
-    py: Python<'py>,
+fn collected(
+    py: Python<'_>,
     len: usize,
-    items: impl Iterator<Item = PyResult<Bound<'py, PyAny>>>,
+    ids: impl Iterator<Item = PyResult<i64>>,
 ) -> PyResult<Tokens> {
-    let mut failed = None;
     // A stranger's length is a hint, not a promise.
-    let mut narrow = Vec::with_capacity(len.min(1 << 20));
-    let mut items = items.map_while(|item| match item.and_then(|item| item.extract::<i64>()) {
-        Ok(id) => Some(id),
-        Err(error) => {
-            failed = Some(error);
-            None
-        }
-    });
-    let mut tokens = None;
-    for id in items.by_ref() {
-        if let Ok(id) = u32::try_from(id) {
-            narrow.push(id);
-        } else {
-            let front = std::mem::take(&mut narrow).into_iter().map(i64::from);
-            tokens = Some(Tokens::Wide(front.chain([id]).chain(items.by_ref()).collect()));
-            break;
+    let mut taken = Vec::with_capacity(len.min(1 << 20));
+    for id in ids {
+        match id {
+            Ok(id) => taken.push(id),
+            Err(error) if error.is_instance_of::<PyOverflowError>(py) => {
+                let message = "a token id does not fit into 64 signed bits";
+                return Err(Class::BlockValidation.bare(py, message));
+            }
+            Err(error) => return Err(no_integers(py, &error)),
         }
     }
-    drop(items);
-    match failed {
-        None => Ok(tokens.unwrap_or(Tokens::Narrow(narrow))),
-        Some(error) if error.is_instance_of::<PyOverflowError>(py) => {
-            Err(Class::BlockValidation.bare(py, "a token id does not fit into 64 signed bits"))
-        }
-        Some(error) => Err(no_integers(py, &error)),
-    }
+    Ok(Tokens::copied(taken.iter().copied()))
 }
 
 fn no_integers(py: Python<'_>, error: &PyErr) -> PyErr {
