@@ -24,9 +24,11 @@ __all__ = [
 
 _Group = tuple[str, str, int, int | None, int, int | None, int, int | None]
 _Spans = list[tuple[str, list[tuple[int, int, int]]]]
-_Refusal = tuple[Literal["budget"], int] | tuple[Literal["declined"]] | tuple[
-    Literal["incomplete_window"], str, int, int
-]
+_Refusal = (
+    tuple[Literal["budget"], int]
+    | tuple[Literal["declined"]]
+    | tuple[Literal["incomplete_window"], str, int, int]
+)
 
 @final
 class MemoryBudget:
@@ -382,7 +384,7 @@ class Hold:
 
     @property
     def matched(self) -> int:
-        """Tokens of the request that are cached in some way, whether or not they can be restored."""
+        """Tokens of the request that are cached in some way, restorable or not."""
 
     @property
     def spans(self) -> _Spans:

@@ -23,4 +23,4 @@ class Resources:
     sealed: SealedBlocks
     materialiser: Materialiser
     counters: Counters
-    checkpoints: CheckpointPolicy = CheckpointPolicy()
+    checkpoints: CheckpointPolicy

@@ -168,6 +168,11 @@ class SealedBlocks:
         n_tokens, _, spans = self.index.plan(tokens, len(tokens) - 1)
         return _plan(n_tokens, spans)
 
+    def lengths(self, tokens: TokenIds) -> tuple[int, int]:
+        """What a hit would restore, and what of `tokens` is cached in some way. Changes nothing."""
+        n_tokens, matched, _ = self.index.plan(tokens, len(tokens) - 1)
+        return n_tokens, matched
+
     def hold(self, tokens: TokenIds) -> Hold:
         """Plan a hit and hold its blocks, in one step. The order of eviction does not change."""
         if self._time_to_live is not None:

@@ -1,13 +1,14 @@
 """Where a prefill is worth a stop: checkpoints of what cannot be cut afterwards.
 
 A window, a chunk or a recurrent state can be restored only where somebody captured it. Each
-checkpoint costs the blocks of these groups, and saves the prefill behind it to whoever diverges there.
+checkpoint costs the blocks of these groups, and saves the prefill before it to whoever comes there.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from semantic.domain._check import whole_number
 from semantic.domain.errors import PoolConfigurationError
 from semantic.domain.layer_group import BLOCK_TOKENS
 from semantic.domain.value_objects import ModelCacheSpec
@@ -25,17 +26,20 @@ class CheckpointPolicy:
     Args:
         junctions: Where the prompt leaves what is cached: the next one may leave it there too.
         every_blocks: Every so many token blocks of the prompt; None for none.
+        least_tokens: Tokens that a checkpoint must save beyond the hit to be worth a stop.
 
     Raises:
-        PoolConfigurationError: `every_blocks` below 1.
+        PoolConfigurationError: `every_blocks` or `least_tokens` below 1.
     """
 
     junctions: bool = True
     every_blocks: int | None = None
+    least_tokens: int = BLOCK_TOKENS
 
     def __post_init__(self) -> None:
-        if self.every_blocks is not None and self.every_blocks < 1:
-            raise PoolConfigurationError("every_blocks is at least 1, or None")
+        if self.every_blocks is not None:
+            whole_number(self.every_blocks, "every_blocks", PoolConfigurationError, at_least=1)
+        whole_number(self.least_tokens, "least_tokens", PoolConfigurationError, at_least=1)
 
     def stops(
         self, spec: ModelCacheSpec, n_tokens: int, cached_tokens: int, matched_tokens: int
@@ -55,7 +59,8 @@ class CheckpointPolicy:
         stops = {matched_tokens} if self.junctions else set()
         if self.every_blocks is not None:
             stops.update(range(0, n_tokens, self.every_blocks * BLOCK_TOKENS))
-        return tuple(sorted(stop for stop in stops if cached_tokens < stop < n_tokens))
+        first = cached_tokens + self.least_tokens
+        return tuple(sorted(stop for stop in stops if first <= stop < n_tokens))
 
     @staticmethod
     def bytes_at(spec: ModelCacheSpec, n_tokens: int) -> int:

@@ -1,8 +1,8 @@
 """Who may share with whom: namespaces, the roots of all keys (law 5).
 
-The key of a token block depends on its namespace and on every token before it (`key.rs`). Each field
-of a namespace enters its root with its own tag and length, so that a salt "x" and an adapter "x"
-never collide. Roots are the same in every process and on every machine.
+The key of a token block depends on its namespace and on every token before it (`key.rs`). Each
+field of a namespace enters its root with its own tag and length, so that a salt "x" and an adapter
+"x" never collide. Roots are the same in every process and on every machine.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ __all__ = ["KEY_BYTES", "LAYOUT_VERSION", "Namespace"]
 KEY_BYTES = 32
 LAYOUT_VERSION = 1
 """Raised whenever a block's bytes mean something else than before."""
+
 
 @dataclass(frozen=True, slots=True)
 class Namespace:

@@ -201,6 +201,13 @@ impl Books<'_> {
         Ok(ids)
     }
 
+    /// Whether a request fits without evicting anything.
+    pub(crate) fn fits_free(&self, wants: &[Want]) -> bool {
+        self.blocks.cost(wants).is_some_and(|cost| {
+            cost.bytes <= self.free() && cost.arrays <= self.blocks.arrays_free()
+        })
+    }
+
     /// Bytes by which a request is beyond what is free or evictable.
     pub(crate) fn bytes_short(&self, wants: &[Want]) -> u64 {
         let bytes = self.blocks.cost(wants).map_or(u64::MAX, |cost| cost.bytes);

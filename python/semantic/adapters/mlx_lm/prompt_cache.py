@@ -19,6 +19,7 @@ from semantic.application.counters import Counters, FailureCallback
 from semantic.application.publish import publish_caches, reason_of
 from semantic.application.resources import Resources
 from semantic.application.sealed_blocks import SealedBlocks
+from semantic.domain.checkpoints import CheckpointPolicy
 from semantic.domain.errors import IncompatibleCacheError, PoolConfigurationError
 from semantic.domain.identity import Namespace
 from semantic.domain.native import TokenIds
@@ -52,6 +53,7 @@ class PromptCache:
             learned from the first caches that are inserted under the key.
         store: Keeps blocks over restarts; none is built in yet.
         on_failure: Called with (reason, detail) for each failure that became a miss.
+        checkpoints: Where a prefill stops to be remembered, for servers that ask `stops`.
 
     Raises:
         PoolConfigurationError: A store was given.
@@ -66,6 +68,7 @@ class PromptCache:
         spec_of: Callable[[Any], ModelCacheSpec | None] | None = None,
         store: BlockStore | None = None,
         on_failure: FailureCallback | None = None,
+        checkpoints: CheckpointPolicy | None = None,
     ) -> None:
         if store is not None:
             raise PoolConfigurationError("no store is built in yet: blocks are kept in memory only")
@@ -75,6 +78,7 @@ class PromptCache:
         self._budget = budget or MemoryBudget(max(1, max_bytes))
         self._spec_of = spec_of
         self._counters = Counters(on_failure)
+        self._checkpoints = checkpoints or CheckpointPolicy()
         self._materialiser = MlxMaterialiser()
         self._lock = threading.RLock()
         self._members: OrderedDict[_Member, Resources] = OrderedDict()
@@ -144,6 +148,24 @@ class PromptCache:
             if reason == "failed":
                 _log.exception("an insert failed")
             self._counters.failure(reason, str(error))
+
+    def stops(self, model: Any, tokens: Sequence[int]) -> tuple[int, ...]:
+        """Lengths of `tokens` at which a prefill should stop for `insert_cache`, in order.
+
+        Where a model can be restored at every length there are none.
+
+        Args:
+            model: The model's key.
+            tokens: The prompt.
+        """
+        try:
+            packed = TokenIds(tokens)
+            member = self._best_member(model, packed)
+            return () if member is None else _stops(member, packed)
+        except Exception as error:
+            _log.exception("stops were not found")
+            self._counters.failure(reason_of(error), repr(error))
+            return ()
 
     def _fetch(self, model: Any, tokens: TokenIds) -> tuple[list[Any] | None, int]:
         member = self._best_member(model, tokens)
@@ -270,7 +292,7 @@ class PromptCache:
             Namespace.private(),
             reclaim=lambda n_bytes: self._evict_bytes(n_bytes, spared=pool),
         )
-        return Resources(spec, pool, sealed, self._materialiser, self._counters)
+        return Resources(spec, pool, sealed, self._materialiser, self._counters, self._checkpoints)
 
     def _each_member(self) -> list[Resources]:
         return [member for _, member in self._items()]
@@ -278,3 +300,8 @@ class PromptCache:
     def _items(self) -> list[tuple[_Member, Resources]]:
         with self._lock:
             return list(self._members.items())
+
+
+def _stops(member: Resources, tokens: TokenIds) -> tuple[int, ...]:
+    n_tokens, matched = member.sealed.lengths(tokens)
+    return member.checkpoints.stops(member.spec, len(tokens), n_tokens, matched)

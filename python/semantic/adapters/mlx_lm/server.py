@@ -34,6 +34,7 @@ from semantic.adapters.mlx_lm.http_server import (
     handler_class,
     signals_ask,
 )
+from semantic.adapters.mlx_lm.junctions import stopping_generator
 from semantic.adapters.mlx_lm.running_batch import metered_generator
 from semantic.adapters.mlx_lm.unpadded_prefill import unpadded_generator
 
@@ -168,7 +169,7 @@ def _serve(
         signals_ask(httpd.stop),
         _replaced(server, "BatchGenerator", batch),
     ):
-        httpd.generator = server.ResponseGenerator(model_provider, cache)
+        httpd.generator = stopping_generator(server.ResponseGenerator)(model_provider, cache)
         del cache  # it is the generation thread's, which drops it there
         try:
             _log.info("Serving at http://%s:%d", host, httpd.server_port)

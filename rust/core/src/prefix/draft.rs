@@ -127,7 +127,7 @@ impl Index {
 
     /// Evict what is worth no more than something new, until that fits; False when it cannot.
     fn evict_for(&mut self, books: &mut Books<'_>, wants: &[Want], worth: Dispensable) -> bool {
-        while books.bytes_short(wants) == 0 && !books.is_free(wants, 0) {
+        while books.bytes_short(wants) == 0 && !books.fits_free(wants) {
             match self.order.first(self.now) {
                 Some((_, other)) if other >= worth => {
                     if !self.evict_one(books) {
