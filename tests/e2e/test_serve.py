@@ -45,6 +45,18 @@ def test_two_agents_share_a_system_prompt_and_the_stats_say_so(
     assert sum(classes[part] for part in parts) == classes["total"]
 
 
+def test_prompts_that_part_inside_a_message_are_restored_where_they_part(
+    serve: Callable[..., tuple[Any, Any]],
+) -> None:
+    """The demo model has sliding windows: without a stop there, nothing could be restored."""
+    _, api = serve("--kv-memory", "100MB")
+    questions = ("Who writes?", "Where is the ferry?", "And when does it leave?")
+    answers = [api.chat(("user", handbook()[:3000] + question)) for question in questions]
+    cached = [cached_tokens(answer) for answer in answers]
+    assert cached[:2] == [0, 0]
+    assert cached[2] > 500
+
+
 def test_an_exact_repetition_gives_the_same_text_and_leaves_the_server_alive(
     serve: Callable[..., tuple[Any, Any]],
 ) -> None:

@@ -1,8 +1,8 @@
 """With the memory and without it, every generated token is the same.
 
-Agents share a system prompt, branch off each other's conversations, and come back in any order, while
-a budget that holds a part of it only forces evictions. Each turn is generated twice: with what the
-memory restores, and from scratch by mlx-lm alone.
+Agents share a system prompt, branch off each other's conversations, and come back in any order,
+while a budget that holds a part of it only forces evictions. Each turn is generated twice: with
+what the memory restores, and from scratch by mlx-lm alone.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Server:
         self.longest = 0
 
     def budget(self, spec: Any) -> int:
-        """Room for the buffers of one turn, and beside them for little more than its conversation."""
+        """Room for the buffers of one turn, and beside them for little more than its blocks."""
         return spec.live_peak_bytes(800) + int(1.3 * spec.cached_bytes(800))
 
     def answer(self, agent: str, prompt: Sequence[int]) -> list[int]:

@@ -100,14 +100,14 @@ def test_the_prompt_cache_of_a_state_hybrid_stops_where_prompts_part() -> None:
         assert cache.stops(key, tokens) == ()
         feed(model, tokens, caches)
         cache.insert_cache(key, tokens, caches)
-        assert cache.stops(key, branch) == (600,)
+        assert cache.stops(key, branch) == (592,)
         assert cache.fetch_nearest_cache(key, branch) == (None, branch)
         stopped = fresh_caches(model)
-        feed(model, branch[:600], stopped)
-        cache.insert_cache(key, branch[:600], stopped, cache_type="system")
+        feed(model, branch[:592], stopped)
+        cache.insert_cache(key, branch[:592], stopped, cache_type="system")
         restored, rest = cache.fetch_nearest_cache(key, branch)
     assert restored is not None
-    assert rest == branch[600:]
+    assert rest == branch[592:]
     assert cache.stops(key, branch) == ()
 
 

@@ -88,3 +88,17 @@ def test_namespaces_differ_by_adapter_salt_and_dtype(folder):
 def test_a_folder_without_weights_or_config_is_refused(tmp_path):
     with pytest.raises(BlockValidationError, match=r"no config\.json"):
         fingerprint(tmp_path, "config.json")
+
+
+def test_namespaces_differ_by_what_is_quantised_at_rest(folder):
+    model = tiny_model(config_of("llama"))
+    spec = probe(model)
+    plain = namespace(model, folder)
+    assert (plain.kv_bits, namespace(model, folder, spec=spec)) == (0, plain)
+    quantised = [
+        namespace(model, folder, spec=spec.quantised_at_rest(bits, size))
+        for bits in (8, 4)
+        for size in (32, 64)
+    ]
+    assert [one.kv_bits for one in quantised] == [8, 8, 4, 4]
+    assert len({plain.root, *(one.root for one in quantised)}) == 5

@@ -213,8 +213,7 @@ class CacheManager:
                 cached_tokens=hold.n_tokens,
                 new_tokens=max_new_tokens,
             )
-            self._memory.sealed.make_room(peak)
-            self._memory.pool.charge("live", peak)
+            self._memory.sealed.charge(peak)
             charged = peak
             self._memory.sealed.used(hold, agent_id)
             lease = Lease(

@@ -137,9 +137,8 @@ class Lease:
         )
         more = needed - self._live_bytes
         if more > 0:
-            self._memory.sealed.make_room(more)
             try:
-                self._memory.pool.charge("live", more)
+                self._memory.sealed.charge(more)
             except PoolExhaustedError:
                 return False
             self._live_bytes = needed

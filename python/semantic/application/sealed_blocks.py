@@ -285,18 +285,20 @@ class SealedBlocks:
 
     # Eviction ----------------------------------------------------------------------------------
 
-    def make_room(self, n_bytes: int) -> bool:
-        """Evict until `n_bytes` are free; False, with nothing evicted here, when that cannot be."""
+    def charge(self, n_bytes: int) -> None:
+        """Charge the buffers of a running sequence, evicting what must go for them.
+
+        Raises:
+            PoolExhaustedError: That is not enough; nothing was evicted here.
+        """
         try:
-            self.index.make_room(n_bytes)
+            self._pool.charge("live", n_bytes)
         except PoolExhaustedError as error:
             short = error.bytes_short
             if self._reclaim is None or self._reclaim(short) < short:
-                return False
-            return self.make_room(n_bytes)
-        finally:
-            self.after()
-        return True
+                raise
+            self._pool.charge("live", n_bytes)
+        self.after()
 
     def evict_bytes(self, n_bytes: int) -> int:
         """Evict until `n_bytes` are gone or nothing may go; the bytes that went."""

@@ -15,6 +15,10 @@ from semantic.domain.value_objects import ModelCacheSpec
 
 __all__ = ["CheckpointPolicy"]
 
+_JUNCTION_STEP = 16
+"""Two prompts may have a few tokens in common behind the point where they part. Junctions
+are rounded down, so that the next one, which has fewer, is not a token short."""
+
 
 @dataclass(frozen=True, slots=True)
 class CheckpointPolicy:
@@ -56,7 +60,8 @@ class CheckpointPolicy:
         """
         if not any(group.is_bounded for group in spec.groups):
             return ()
-        stops = {matched_tokens} if self.junctions else set()
+        junction = matched_tokens - matched_tokens % _JUNCTION_STEP
+        stops = {junction} if self.junctions else set()
         if self.every_blocks is not None:
             stops.update(range(0, n_tokens, self.every_blocks * BLOCK_TOKENS))
         first = cached_tokens + self.least_tokens

@@ -32,6 +32,8 @@ def namespace(
     path: str | os.PathLike[str],
     adapter: str | os.PathLike[str] | None = None,
     salt: str | None = None,
+    *,
+    spec: ModelCacheSpec | None = None,
 ) -> Namespace:
     """The namespace of a loaded model: what may share blocks with it.
 
@@ -40,14 +42,17 @@ def namespace(
         path: Its folder, with config.json and safetensors files.
         adapter: The adapter's folder, if one is loaded.
         salt: The tenant's secret; other salts never share.
+        spec: The geometry that the memory uses, where it is not the probed one: quantised at rest.
 
     Raises:
         BlockValidationError: A folder without a config or without weights.
     """
+    spec = probe(model) if spec is None else spec
     return Namespace(
         fingerprint=fingerprint(path, "config.json"),
         adapter="" if adapter is None else fingerprint(adapter, "adapter_config.json"),
-        kv_dtype=_kv_dtypes(probe(model)),
+        kv_dtype=_kv_dtypes(spec),
+        kv_bits=_kv_bits(spec),
         salt=salt or "",
     )
 
@@ -85,4 +90,14 @@ def _parts(file: Path) -> Iterator[bytes]:
 
 
 def _kv_dtypes(spec: ModelCacheSpec) -> str:
-    return ",".join(sorted({tensor.dtype for group in spec.groups for tensor in group.tensors}))
+    """The element types, and the group sizes of what is quantised."""
+    dtypes = {tensor.dtype for group in spec.groups for tensor in group.tensors}
+    sizes = {f"/{group.at_rest.group_size}" for group in spec.groups if group.at_rest.bits}
+    return ",".join(sorted(dtypes | sizes))
+
+
+def _kv_bits(spec: ModelCacheSpec) -> int:
+    """Bits of what is quantised, at rest or while it runs; 0 when nothing is."""
+    running = (value for group in spec.groups for fact, value in group.recipe if fact == "bits")
+    at_rest = (group.at_rest.bits for group in spec.groups)
+    return max((bits for bits in (*running, *at_rest) if isinstance(bits, int)), default=0)
