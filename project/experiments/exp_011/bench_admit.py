@@ -20,9 +20,9 @@ from pathlib import Path
 from time import perf_counter
 
 from peer import PeerManager
+from semantic.cli.simulate.weightless import WeightlessMaterialiser
 
 from semantic import BlockPool, CacheManager
-from semantic.cli.simulate.weightless import WeightlessMaterialiser
 from semantic.domain.native import TokenIds
 from semantic.mlx import spec_from_config
 
@@ -40,9 +40,9 @@ def memory_of(tokens: list[int]) -> CacheManager:
     return memory
 
 
-def microseconds(work) -> float:
+def microseconds(work, *given) -> float:
     start = perf_counter()
-    work()
+    work(*given)
     return (perf_counter() - start) * 1e6
 
 
@@ -62,15 +62,15 @@ def rows(rounds: int):
             assert lease.cached_tokens == length
             lease.release()
 
-        def theirs(peer=peer, prompt=prompt) -> None:
-            peer.admit("r", prompt)
+        def theirs(given, peer=peer) -> None:
+            peer.admit("r", given)
             peer.release("r")
 
         for _ in range(max(20, min(rounds, rounds * 8192 // length))):
-            yield length, "semantic, from a list", microseconds(lambda: ours(prompt))
-            yield length, "semantic, from TokenIds", microseconds(lambda: ours(ready))
-            yield length, "list to TokenIds", microseconds(lambda: TokenIds(prompt))
-            yield length, "pure-Python peer", microseconds(theirs)
+            yield length, "semantic, from a list", microseconds(ours, prompt)
+            yield length, "semantic, from TokenIds", microseconds(ours, ready)
+            yield length, "list to TokenIds", microseconds(TokenIds, prompt)
+            yield length, "pure-Python peer", microseconds(theirs, prompt)
 
 
 def main() -> None:
