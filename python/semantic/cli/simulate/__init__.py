@@ -1,0 +1,1 @@
+"""`semantic simulate`: recorded requests replayed through the real index and pool, no tensors."""
