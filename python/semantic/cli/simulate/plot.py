@@ -49,7 +49,10 @@ def draw(path: Path, title: str, records: Sequence[Record]) -> None:
             sizes, rates = zip(*lines, strict=True)
             axes.plot([size / _GIGA for size in sizes], rates, label=cache, **style)
     axes.set_xscale("log")
-    axes.set_xlabel("memory for cached blocks, GB")
+    asked = {line["memory_bytes"] / _GIGA: line["memory"] for line in records}
+    axes.set_xticks(list(asked), labels=list(asked.values()))
+    axes.minorticks_off()
+    axes.set_xlabel("memory for cached blocks")
     axes.set_ylabel("token hit rate")
     axes.set_title(title, fontsize="medium", wrap=True)
     axes.grid(alpha=0.3)
