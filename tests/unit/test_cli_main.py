@@ -95,6 +95,17 @@ def test_without_its_extra_a_command_says_how_to_get_it(command: str, missing: s
     assert "Traceback" not in text
 
 
+@pytest.mark.parametrize(
+    ("option", "missing"), [("--json", "numpy"), ("--plot=a.png", "matplotlib")]
+)
+def test_without_its_extra_a_simulation_says_how_to_get_it(option: str, missing: str) -> None:
+    needed = ("x.csv", "--model", "llama-3.1-8b", "--memory", "1GB")
+    text = semantic("simulate", *needed, option, expect=2, blocked=(missing,))
+    assert "pip install 'semantic-kv[serve]'" in text
+    assert missing in text
+    assert "Traceback" not in text
+
+
 def test_help_of_serve_works_without_mlx_and_says_what_is_missing() -> None:
     text = semantic("serve", "--help", expect=0, blocked=("mlx", "mlx_lm"))
     assert "--kv-memory" in text

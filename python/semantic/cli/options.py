@@ -7,7 +7,7 @@ import typer
 from semantic.cli.sizes import parse_size
 from semantic.domain.errors import PoolConfigurationError
 
-__all__ = ["context_lengths", "memory_size"]
+__all__ = ["context_length", "context_lengths", "memory_size"]
 
 _MOST_TOKENS = 1 << 27
 """Prefills are walked step by step: some seconds at this length, and no model goes so far."""
@@ -23,10 +23,11 @@ def memory_size(text: str) -> int:
 
 def context_lengths(text: str) -> list[int]:
     """The lengths in tokens that a list such as `4096,32K` names: in its order, each once."""
-    return list(dict.fromkeys(map(_context_length, text.split(","))))
+    return list(dict.fromkeys(map(context_length, text.split(","))))
 
 
-def _context_length(text: str) -> int:
+def context_length(text: str) -> int:
+    """The length in tokens that a word such as `4096` or `32K` (32 x 1024) names."""
     number = text.strip().upper()
     factor = 1024 if number.endswith("K") else 1
     digits = number.removesuffix("K")
