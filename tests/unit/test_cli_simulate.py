@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from semantic.cli.simulate import register
-from semantic.cli.simulate.study import BOUND, OURS, PLAIN_LRU
+from semantic.cli.simulate.study import BOUND, PLAIN_LRU
 from tests.traces import csv_of, trace_of, write_trace
 from tests.unit.test_cli_simulate_baselines import STORY
 
@@ -47,6 +47,9 @@ def results(result):
     return json.loads(result.stdout)["results"]
 
 
+OURS = "semantic, lru"
+
+
 def rates(records):
     return {record["cache"]: record["token_hit_rate"] for record in records}
 
@@ -79,7 +82,7 @@ def test_the_table_says_the_same(ask):
     assert result.exit_code == 0
     assert "story.csv.gz: 4 requests; in the order of the file; llama-3.1-8b" in result.stdout
     ours, lru, bound = result.stdout.splitlines()[3:6]
-    assert ours.split()[:6] == ["128MiB", "1,024", "semantic", "0.300", "3", "134.22"]
+    assert ours.split()[:6] == ["128MiB", "1,024", "semantic,", "lru", "0.300", "3"]
     assert ours.split()[-1] == "ms"
     assert lru.split()[:5] == ["plain", "LRU", "0.000", "3", "134.22"]
     assert bound.split()[:5] == ["offline", "bound", "0.400", "2", "134.22"]
@@ -123,13 +126,25 @@ def test_users_work_side_by_side(tmp_path):
     assert rates(together) == {OURS: 767 / 3072, PLAIN_LRU: 767 / 3072, BOUND: 767 / 3072}
 
 
-def test_limit_and_cut(ask):
+def test_limit_and_longest_prompt(ask):
     report = json.loads(ask("--json", "--limit", 3).stdout)
     assert report["requests"] == 3
     assert report["results"][0]["prompt_tokens"] == 8 * 256
-    (ours, *_) = results(ask("--json", "--max-tokens", "512"))
-    assert ours["prompt_tokens"] == 8 * 256
-    assert ours["cached_tokens"] == 2 * 511
+    assert json.loads(ask("--json", "--max-tokens", "768").stdout)["requests"] == 4
+    # The session ends at its first prompt of more than two blocks, and that is its very first.
+    assert ask("--json", "--max-tokens", "512").exit_code == 2
+
+
+def test_several_policies_stand_side_by_side(ask):
+    lines = results(ask("--json", "--policy", "lru, resident,scan_resistant", "--no-hints"))
+    assert [line["cache"] for line in lines] == [
+        "semantic, lru",
+        "semantic, resident",
+        "semantic, scan_resistant",
+        PLAIN_LRU,
+        BOUND,
+    ]
+    assert lines[0]["token_hit_rate"] == 3 * 256 / 2560
 
 
 def test_the_same_twice(ask):
@@ -173,7 +188,7 @@ LENGTHS = '#{"note": "lengths and arrival times only"}\nt,in,out\n0,374,44\n'
         ({"kv-bits": "5"}, "kv_bits must be one of (4, 8), not 5"),
         ({"policy": "random"}, "no policy 'random'; one of lru"),
         ({"max-tokens": "0"}, "no context length"),
-        ({"max-tokens": "255"}, "no prompt has a full block of 256 tokens"),
+        ({"max-tokens": "255"}, "no prompt of at most 255 tokens has a full block of 256 tokens"),
         ({"plot": "hits.xyz"}, "hits.xyz: no picture; it can end in"),
         ({"plot": "no/such/hits.png"}, "a file in a folder that exists"),
         ({"csv": "no/such/a.csv"}, "a file in a folder that exists"),

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semantic.cli.simulate.baselines import offline_bound, plain_lru
+from semantic.cli.simulate.schedule import as_recorded
 from semantic.cli.simulate.segments import cut
 from semantic.cli.simulate.workload import Workload
 from tests.traces import trace_of
@@ -18,7 +19,7 @@ WORDS = st.lists(st.text("AB", max_size=6), min_size=1, max_size=14)
 
 def segments_of(words, block_tokens=256, unit_tokens=256):
     trace = trace_of(words, block_tokens)
-    return cut(Workload(trace, range(len(words)), 1 << 30), unit_tokens)
+    return cut(Workload(trace, as_recorded(trace, 1 << 30)), unit_tokens)
 
 
 def nothing():

@@ -12,6 +12,7 @@ from semantic import PoolConfigurationError
 from semantic.application.cache_manager import CacheManager
 from semantic.cli.simulate.baselines import offline_bound
 from semantic.cli.simulate.replay import replay
+from semantic.cli.simulate.schedule import as_recorded
 from semantic.cli.simulate.segments import cut
 from semantic.cli.simulate.study import BOUND, OURS, PLAIN_LRU, runs
 from semantic.cli.simulate.weightless import WeightlessCaches
@@ -29,8 +30,9 @@ def nothing():
     pass
 
 
-def workload_of(words, block_tokens=256, max_tokens=1 << 20, **facts):
-    return Workload(trace_of(words, block_tokens, **facts), range(len(words)), max_tokens)
+def workload_of(words, block_tokens=256, **facts):
+    trace = trace_of(words, block_tokens, **facts)
+    return Workload(trace, as_recorded(trace, 1 << 20))
 
 
 def test_the_story_by_hand():
@@ -116,20 +118,39 @@ def test_what_partial_blocks_win_does_not_pass_the_bound(words, capacity):
 
 def test_agents_wait_and_sessions_end(monkeypatch):
     told = []
-    monkeypatch.setattr(
-        CacheManager, "hint", lambda _, agent, state: told.append((agent, state)), raising=False
-    )
-    facts = {"session": [0, 0, 1, 0], "agent": [0, 1, 0, 0], "waits": [True, False, True, False]}
-    words = ["A", "AB", "X", "ABC"]
-    replay(workload_of(words, **facts), dense_spec(), 1 << 20, "lru", nothing)
-    waits, ends = [("s0.0", "waiting")], [("s0.0", "ended"), ("s0.1", "ended")]
-    assert told == [*waits, ("s1.0", "waiting"), ("s1.0", "ended"), *ends]
+    monkeypatch.setattr(CacheManager, "hint", lambda _, agent, state: told.append((agent, state)))
+    facts = {"session": [0, 0, 1, 0], "agent": [0, 1, 0, 0], "waits": [True, True, True, False]}
+    workload = workload_of(["A", "AB", "X", "ABC"], **facts)
+    replay(workload, dense_spec(), 1 << 20, "lru", nothing)
+    ends = [("s0.0", "ended"), ("s0.1", "ended")]
+    # A sub-agent that is done has ended, and so has everybody at the session's last request.
+    assert told == [("s0.0", "waiting"), ("s0.1", "ended"), ("s1.0", "ended"), *ends]
+    told.clear()
+    replay(workload, dense_spec(), 1 << 20, "lru", nothing, hints=False)
+    assert told == []
+
+
+def test_what_has_ended_goes_first():
+    """C is the oldest when Y needs the room; but B's session is over, and C's is not."""
+    facts = {"session": [0, 1, 2, 3, 0]}
+    words = ["C", "B", "X", "Y", "CD"]
+    for hints, cached_tokens in ((True, 256), (False, 0)):
+        outcome = replay(
+            workload_of(words, **facts), dense_spec(), 3 * BLOCK_BYTES, "lru", nothing, hints=hints
+        )
+        assert outcome.cached_tokens == cached_tokens
+
+
+@pytest.mark.parametrize("order", ["lru", "resident", "scan_resistant"])
+def test_every_policy_keeps_to_the_memory(order):
+    outcome = replay(workload_of(STORY), dense_spec(), 4 * BLOCK_BYTES, order, nothing)
+    assert 0 < outcome.peak_bytes <= 4 * BLOCK_BYTES
 
 
 def test_a_study_is_each_size_with_each_cache():
-    planned = list(runs(workload_of(STORY), dense_spec(), {"8k": 8192, "1M": 1 << 20}, "lru"))
+    planned = list(runs(workload_of(STORY), dense_spec(), {"8k": 8192, "1M": 1 << 20}, ["lru"]))
     assert [(run.memory, run.cache) for run in planned] == [
-        (memory, cache) for memory in ("8k", "1M") for cache in (OURS, PLAIN_LRU, BOUND)
+        (memory, cache) for memory in ("8k", "1M") for cache in (f"{OURS}, lru", PLAIN_LRU, BOUND)
     ]
     outcomes = [run.measure(nothing) for run in planned]
     assert [outcome.cached_tokens for outcome in outcomes[:3]] == [768, 0, 767 + 256]
@@ -138,13 +159,14 @@ def test_a_study_is_each_size_with_each_cache():
 
 
 def test_the_baselines_count_unbounded_layers_alone():
-    (_, lru, _) = runs(workload_of(STORY), windowed_spec(512), {"m": 5 * 2048}, "lru")
+    (_, lru, _) = runs(workload_of(STORY), windowed_spec(512), {"m": 5 * 2048}, ["lru"])
     assert lru.measure(nothing).peak_bytes == 5 * BLOCK_BYTES
     state = LayerGroup("state", "state", (0,), hybrid_spec().groups[2].tensors)
     states = ModelCacheSpec((state,))
-    assert [run.cache for run in runs(workload_of(STORY), states, {"m": 1 << 20}, "lru")] == [OURS]
+    (only,) = runs(workload_of(STORY), states, {"m": 1 << 20}, ["resident"])
+    assert only.cache == f"{OURS}, resident"
 
 
 def test_a_memory_below_one_block_is_refused():
     with pytest.raises(PoolConfigurationError, match=r"tiny is below one block .* 6,144 bytes"):
-        runs(workload_of(STORY), windowed_spec(512), {"m": 1 << 20, "tiny": 6143}, "lru")
+        runs(workload_of(STORY), windowed_spec(512), {"m": 1 << 20, "tiny": 6143}, ["lru"])

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from semantic.cli.simulate.schedule import as_recorded, side_by_side
+from semantic.cli.simulate import schedule
 from tests.traces import trace_of
 
 SECOND = 1000.0
+
+
+def side_by_side(trace, users, max_tokens=1 << 20):
+    """The rows; times never go back."""
+    turns = schedule.side_by_side(trace, users, max_tokens)
+    assert [turn.at_ms for turn in turns] == sorted(turn.at_ms for turn in turns)
+    return [turn.row for turn in turns]
+
+
+def as_recorded(trace, max_tokens=1 << 20):
+    return [(turn.row, turn.at_ms / SECOND) for turn in schedule.as_recorded(trace, max_tokens)]
 
 
 def sessions(*rows):
@@ -19,7 +30,23 @@ def sessions(*rows):
 
 
 def test_as_recorded_is_the_order_of_the_file():
-    assert as_recorded(sessions((0, 5), (1, 0), (0, 6))) == [0, 1, 2]
+    # These times start anew with each session: requests are a second apart instead.
+    assert as_recorded(sessions((0, 5), (1, 0), (0, 6))) == [(0, 0), (1, 1), (2, 2)]
+    assert as_recorded(sessions((0, 5), (1, 7), (0, 9))) == [(0, 5), (1, 7), (2, 9)]
+
+
+def test_a_session_ends_at_its_first_prompt_that_is_too_long():
+    trace = trace_of(["AB", "ABC", "A", "X"], session=[0, 0, 0, 1])
+    assert [row for row, _ in as_recorded(trace, 2 * 256)] == [0, 3]
+    assert side_by_side(trace, 2, 2 * 256) == [0, 3]
+    assert side_by_side(trace, 2, 3 * 256) == [0, 3, 1, 2]
+    assert side_by_side(trace, 1, 255) == []
+
+
+def test_requests_come_at_the_times_of_their_session():
+    trace = sessions((0, 100), (0, 110), (1, 50), (1, 54))
+    turns = schedule.side_by_side(trace, 1, 1 << 20)
+    assert [turn.at_ms / SECOND for turn in turns] == [0, 10, 10, 14]
 
 
 def test_one_user_takes_one_session_after_the_other():

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semantic.cli.simulate.prompts import Prompts
+from semantic.cli.simulate.schedule import as_recorded
 from semantic.cli.simulate.trace import TraceError, load_trace
 from semantic.cli.simulate.workload import Workload
 from tests.traces import common_length, csv_of, trace_of, write_trace
@@ -101,11 +102,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         load_trace(tmp_path)
 
 
-@given(WORDS, st.sampled_from([16, 64]), st.integers(0, 7))
-def test_prompts_share_tokens_exactly_where_words_share_letters(words, block_tokens, cut_blocks):
+@given(WORDS, st.sampled_from([16, 64]))
+def test_prompts_share_tokens_exactly_where_words_share_letters(words, block_tokens):
     trace = trace_of(words, block_tokens)
-    workload = Workload(trace, range(len(words)), cut_blocks * block_tokens + 5)
-    words = [word[:cut_blocks] for word in words]
+    workload = Workload(trace, as_recorded(trace, 1 << 20))
     prompts = Prompts(workload)
     tokens = [prompts.tokens(row).tolist() for row in range(len(words))]
     assert [len(t) for t in tokens] == [len(word) * block_tokens for word in words]
@@ -124,9 +124,9 @@ def test_the_runs_of_a_prompt_lie_one_after_the_other(words):
         assert all(a[2] == b[1] and a[0] < b[0] for a, b in pairwise(runs))
 
 
-def test_prompts_count_in_full_up_to_the_cut():
+def test_prompts_count_in_full_and_are_replayed_in_full_blocks():
     trace = trace_of(["ABC", "AB"], 64, prompt_tokens=[200, 130])
-    assert Workload(trace, [0, 1], 1000).prompt_tokens == 330
-    assert Workload(trace, [0, 1], 150).prompt_tokens == 280
-    assert Workload(trace, [0, 1], 150).replayed_tokens(0) == 128
+    workload = Workload(trace, as_recorded(trace, 200))
+    assert workload.prompt_tokens == 330
+    assert [workload.replayed_tokens(row) for row in workload.order] == [192, 128]
     assert json.loads(csv_of(trace).splitlines()[0][1:])["block_size"] == 64

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -22,6 +22,7 @@ from semantic.domain.errors import SemanticError
 if TYPE_CHECKING:
     from semantic.cli.simulate.report import Record
     from semantic.cli.simulate.workload import Workload
+    from semantic.domain.policy import EvictionOrder
     from semantic.domain.value_objects import ModelCacheSpec
 
 __all__ = ["register"]
@@ -58,8 +59,17 @@ def _simulate(
         ),
     ],
     policy: Annotated[
-        str, typer.Option(help="The library's order of eviction: lru (tails before heads).")
+        str,
+        typer.Option(
+            metavar="ORDER[,ORDER...]",
+            help="The library's orders of eviction: lru (tails before heads), resident (keeps some "
+            "agents whole), scan_resistant (what was asked for once goes first).",
+        ),
     ] = "lru",
+    hints: Annotated[
+        bool,
+        typer.Option(help="Tell the library which agents wait, and whose session has ended."),
+    ] = True,
     users: Annotated[
         int | None,
         typer.Option(
@@ -73,7 +83,11 @@ def _simulate(
     ] = None,
     max_tokens: Annotated[
         int,
-        typer.Option(parser=context_length, metavar="TOKENS", help="Cut prompts to this length."),
+        typer.Option(
+            parser=context_length,
+            metavar="TOKENS",
+            help="The longest prompt: a session ends at its first longer one.",
+        ),
     ] = "128K",  # type: ignore[assignment]  # the parser is applied to the default too
     limit: Annotated[
         int | None, typer.Option(min=1, help="Replay the first requests only, so many.")
@@ -90,21 +104,22 @@ def _simulate(
         raise typer.Exit(2)
     sizes = {text.strip(): memory_size(text) for text in memory.split(",")}
     with _errors_named():
-        _check_policy(policy)
+        policies = _orders(policy)
         _check_files(plot, csv)
         spec = spec_of(model)
         if kv_bits is not None:
             spec = spec.quantised_at_rest(kv_bits)
         workload = _workload(trace, users, max_tokens, limit)
-        records = _measure(workload, spec, sizes, policy)
+        records = _measure(workload, spec, sizes, policies, hints=hints)
         facts = {
             "trace": trace.name,
-            "requests": len(workload.order),
+            "requests": len(workload.turns),
             "users": users,
             "max_tokens": max_tokens,
             "model": Path(model).name or model,
             "kv_bits": kv_bits,
             "policy": policy,
+            "hints": hints,
         }
         _report(facts, records, plot, csv, as_json=as_json)
 
@@ -124,12 +139,17 @@ def _errors_named() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _check_policy(policy: str) -> None:
-    from semantic.cli.simulate.replay import POLICIES
+def _orders(text: str) -> list[EvictionOrder]:
+    from semantic.domain.policy import EvictionOrder
 
-    if policy not in POLICIES:
-        known = ", ".join(POLICIES)
-        raise typer.BadParameter(f"no policy {policy!r}; one of {known}", param_hint="--policy")
+    orders = []
+    for word in (part.strip() for part in text.split(",")):
+        known = next((order for order in get_args(EvictionOrder) if order == word), None)
+        if known is None:
+            names = ", ".join(get_args(EvictionOrder))
+            raise typer.BadParameter(f"no policy {word!r}; one of {names}", param_hint="--policy")
+        orders.append(known)
+    return orders
 
 
 def _check_files(plot: Path | None, csv: Path | None) -> None:
@@ -151,18 +171,26 @@ def _workload(path: Path, users: int | None, max_tokens: int, limit: int | None)
     from semantic.cli.simulate.workload import Workload
 
     trace = load_trace(path)
-    order = as_recorded(trace) if users is None else side_by_side(trace, users)
-    workload = Workload(trace, order[:limit], max_tokens)
-    if not any(map(workload.blocks, workload.order)):
+    if users is None:
+        turns = as_recorded(trace, max_tokens)
+    else:
+        turns = side_by_side(trace, users, max_tokens)
+    workload = Workload(trace, turns[:limit])
+    if not any(map(workload.replayed_tokens, workload.order)):
         raise TraceError(
-            f"{path}: cut to {max_tokens:,} tokens, no prompt has a full block of "
+            f"{path}: no prompt of at most {max_tokens:,} tokens has a full block of "
             f"{trace.block_tokens} tokens"
         )
     return workload
 
 
 def _measure(
-    workload: Workload, spec: ModelCacheSpec, sizes: dict[str, int], policy: str
+    workload: Workload,
+    spec: ModelCacheSpec,
+    sizes: dict[str, int],
+    policies: Sequence[EvictionOrder],
+    *,
+    hints: bool,
 ) -> list[Record]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -171,7 +199,7 @@ def _measure(
     from semantic.cli.simulate.study import cached_bytes_per_token, runs
 
     per_token, prompt_tokens = cached_bytes_per_token(spec), workload.prompt_tokens
-    planned = runs(workload, spec, sizes, policy)
+    planned = runs(workload, spec, sizes, policies, hints=hints)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     records = []
@@ -182,9 +210,9 @@ def _measure(
         ) as bars,
     ):
         for run in planned:
-            task = bars.add_task(f"{run.memory} {run.cache}", total=len(workload.order))
+            task = bars.add_task(f"{run.memory} {run.cache}", total=len(workload.turns))
             outcome = run.measure(_stepping(bars, task))
-            bars.update(task, completed=len(workload.order))
+            bars.update(task, completed=len(workload.turns))
             records.append(record(run, outcome, per_token, prompt_tokens))
     return records
 

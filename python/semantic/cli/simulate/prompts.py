@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from array import array
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from semantic.cli.simulate.workload import Workload
-
-if TYPE_CHECKING:
-    from semantic.domain.identity import Tokens
 
 __all__ = ["Prompts"]
 
@@ -40,7 +36,7 @@ class Prompts:
         longest = max(map(workload.replayed_tokens, workload.order), default=0)
         self._counting = np.arange(longest, dtype=np.int64)
 
-    def tokens(self, row: int) -> Tokens:
+    def tokens(self, row: int) -> array[int]:
         """The replayed tokens of a row's prompt; empty where it has no full block."""
         size = self._workload.trace.block_tokens
         tokens = array("q", [0]) * self._workload.replayed_tokens(row)

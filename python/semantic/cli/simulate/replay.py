@@ -11,63 +11,72 @@ memory, whatever the length of the prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from array import array
+from collections.abc import Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from semantic.application.cache_manager import CacheManager
 from semantic.cli.simulate.outcome import Advance, Outcome, Timing
 from semantic.cli.simulate.prompts import Prompts
 from semantic.cli.simulate.weightless import WeightlessMaterialiser
 from semantic.cli.simulate.workload import Workload
-from semantic.domain.errors import AgentNotFoundError
+from semantic.domain.policy import EvictionOrder, EvictionPolicy
 from semantic.domain.services import BlockPool
 from semantic.domain.value_objects import ModelCacheSpec
 
-if TYPE_CHECKING:
-    from semantic.domain.identity import Tokens
+__all__ = ["replay"]
 
-__all__ = ["POLICIES", "replay"]
 
-POLICIES: Mapping[str, None] = {"lru": None}
-"""Names of the eviction policies, and what `CacheManager` takes for them."""
+class _TraceClock:
+    """The time of the replay: that of the requests, not of the machine."""
+
+    def __init__(self) -> None:
+        self.now_ms = 0.0
+
+    def monotonic(self) -> float:
+        """Seconds since the replay began."""
+        return self.now_ms / 1000
 
 
 class _Memory:
-    """A cache of exactly `memory_bytes`, and the clock around each request to it."""
+    """A cache of exactly `memory_bytes`, and the stopwatch around each request to it."""
 
     def __init__(
-        self, spec: ModelCacheSpec, memory_bytes: int, longest_tokens: int, policy: str
+        self, spec: ModelCacheSpec, memory_bytes: int, longest_tokens: int, order: EvictionOrder
     ) -> None:
         # A hit may leave a buffer with up to a step more than prefilling it all: far below twice.
         self._reserve = 2 * spec.live_peak_bytes(longest_tokens)
         self._pool = BlockPool(spec, total_memory=memory_bytes + self._reserve)
+        self.clock = _TraceClock()
         self._manager = CacheManager(
-            spec, self._pool, materialiser=WeightlessMaterialiser(), policy=POLICIES[policy]
+            spec,
+            self._pool,
+            materialiser=WeightlessMaterialiser(),
+            policy=EvictionPolicy(order),
+            clock=self.clock,
         )
-        self._hint: Callable[[str, str], object] | None = getattr(self._manager, "hint", None)
         self._seconds: list[float] = []
         self._cached_tokens = 0
         self._peak_bytes = 0
 
-    def serve(self, agent_id: str, tokens: Tokens) -> None:
+    def serve(self, agent_id: str, tokens: array[int], hints: Mapping[str, str]) -> None:
+        """One request: admitted, committed with what is known of agents by then, and released."""
         start = perf_counter()
         with self._manager.admit(agent_id, tokens) as lease:
             beside = self._reserve - lease.live_bytes
             self._pool.charge("live", beside)
+            self.hint(hints)
             lease.commit(tokens, [])
             self._pool.discharge("live", beside)
         self._seconds.append(perf_counter() - start)
         self._cached_tokens += lease.cached_tokens
         self._peak_bytes = max(self._peak_bytes, self._pool.snapshot().cached)
 
-    def hint(self, agent_id: str, state: str) -> None:
-        """What is known of an agent that does not run: "waiting" or "ended"."""
-        if self._hint is not None:
-            # All that it published may be evicted by now.
-            with suppress(AgentNotFoundError):
-                self._hint(agent_id, state)
+    def hint(self, hints: Mapping[str, str]) -> None:
+        """What is known of agents that do not run: "waiting" or "ended"."""
+        for agent_id, state in hints.items():
+            self._manager.hint(agent_id, "ended" if state == "ended" else "waiting")
 
     def outcome(self) -> Outcome:
         stats = self._manager.stats()
@@ -81,7 +90,13 @@ class _Memory:
 
 
 def replay(
-    workload: Workload, spec: ModelCacheSpec, memory_bytes: int, policy: str, advance: Advance
+    workload: Workload,
+    spec: ModelCacheSpec,
+    memory_bytes: int,
+    order: EvictionOrder,
+    advance: Advance,
+    *,
+    hints: bool = True,
 ) -> Outcome:
     """Replay all requests through a `CacheManager` with a pool of its own.
 
@@ -89,35 +104,45 @@ def replay(
         workload: The requests.
         spec: The model's geometry, quantised at rest or not.
         memory_bytes: Memory of the sealed blocks.
-        policy: A name in `POLICIES`.
+        order: The library's order of eviction.
         advance: Called after each request.
+        hints: Tell the memory which agents wait for their human, and whose session has ended.
     """
     prompts = Prompts(workload)
     longest = max([1, *map(workload.replayed_tokens, workload.order)])
-    memory = _Memory(spec, memory_bytes, longest, policy)
-    agents = _agents_by_last_row(workload)
-    for row in workload.order:
-        request = workload.request(row)
-        tokens = prompts.tokens(row)
+    memory = _Memory(spec, memory_bytes, longest, order)
+    known = _hints(workload) if hints else {}
+    for turn in workload.turns:
+        memory.clock.now_ms = max(memory.clock.now_ms, turn.at_ms)
+        request = workload.request(turn.row)
+        said = known.get(turn.row, {})
+        tokens = prompts.tokens(turn.row)
         if tokens:
-            memory.serve(request.agent_id, tokens)
-        if request.waits:
-            memory.hint(request.agent_id, "waiting")
-        for agent_id in agents.get(row, ()):
-            memory.hint(agent_id, "ended")
+            memory.serve(request.agent_id, tokens, said)
+        else:
+            memory.hint(said)
         advance()
     return memory.outcome()
 
 
-def _agents_by_last_row(workload: Workload) -> dict[int, list[str]]:
-    """The last row of each session, and who took part in it."""
+def _hints(workload: Workload) -> dict[int, dict[str, str]]:
+    """What is known when a row has been served: who waits, who has ended.
+
+    A sub-agent's end of turn is its end: its parent goes on.
+    """
+    known: dict[int, dict[str, str]] = {}
     last: dict[int, int] = {}
-    agents: dict[int, dict[str, None]] = {}
-    for row, request in enumerate(workload.trace.requests):
-        last[request.session] = row
-        if workload.blocks(row):
-            agents.setdefault(request.session, {})[request.agent_id] = None
-    return {row: list(agents.get(session, ())) for session, row in last.items()}
+    agents: dict[int, dict[str, str]] = {}
+    for turn in workload.turns:
+        request = workload.request(turn.row)
+        last[request.session] = turn.row
+        agents.setdefault(request.session, {})[request.agent_id] = "ended"
+        if request.waits:
+            state = "ended" if request.agent else "waiting"
+            known[turn.row] = {request.agent_id: state}
+    for session, row in last.items():
+        known[row] = agents[session]
+    return known
 
 
 def _timing(seconds: list[float]) -> Timing | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import gcd
@@ -14,6 +14,7 @@ from semantic.cli.simulate.segments import Segments, cut
 from semantic.cli.simulate.workload import Workload
 from semantic.domain.errors import PoolConfigurationError
 from semantic.domain.layer_group import BLOCK_TOKENS
+from semantic.domain.policy import EvictionOrder
 from semantic.domain.value_objects import ModelCacheSpec
 
 __all__ = ["BOUND", "OURS", "PLAIN_LRU", "Run", "cached_bytes_per_token", "runs"]
@@ -48,7 +49,12 @@ def cached_bytes_per_token(spec: ModelCacheSpec) -> int:
 
 
 def runs(
-    workload: Workload, spec: ModelCacheSpec, memory_bytes: Mapping[str, int], policy: str
+    workload: Workload,
+    spec: ModelCacheSpec,
+    memory_bytes: Mapping[str, int],
+    policies: Sequence[EvictionOrder],
+    *,
+    hints: bool = True,
 ) -> Iterator[Run]:
     """What is to be simulated, size by size.
 
@@ -60,7 +66,8 @@ def runs(
         workload: The requests.
         spec: The model's geometry, quantised at rest or not.
         memory_bytes: Sizes by the label that they were given.
-        policy: The library's eviction policy.
+        policies: The library's orders of eviction.
+        hints: Tell the library which agents wait and whose session has ended.
 
     Raises:
         PoolConfigurationError: A memory below one block of every group.
@@ -71,18 +78,24 @@ def runs(
             raise PoolConfigurationError(
                 f"{label} is below one block of this model, which takes {least:,} bytes"
             )
-    return _runs(workload, spec, memory_bytes, policy)
+    return _runs(workload, spec, memory_bytes, policies, hints)
 
 
 def _runs(
-    workload: Workload, spec: ModelCacheSpec, memory_bytes: Mapping[str, int], policy: str
+    workload: Workload,
+    spec: ModelCacheSpec,
+    memory_bytes: Mapping[str, int],
+    policies: Sequence[EvictionOrder],
+    hints: bool,
 ) -> Iterator[Run]:
     per_token = cached_bytes_per_token(spec)
     if per_token:
         blocks = cut(workload, BLOCK_TOKENS)
         fine = cut(workload, gcd(BLOCK_TOKENS, workload.trace.block_tokens))
     for label, size in memory_bytes.items():
-        yield Run(OURS, label, size, partial(replay, workload, spec, size, policy))
+        for order in policies:
+            measure = partial(replay, workload, spec, size, order, hints=hints)
+            yield Run(f"{OURS}, {order}", label, size, measure)
         if per_token:
             yield Run(
                 PLAIN_LRU, label, size, partial(_baseline, plain_lru, blocks, size, per_token)

@@ -97,11 +97,12 @@ impl Agent {
         self.hint = Hint::Active;
     }
 
-    /// Whether there is nothing to remember: habits are remembered until the session ends.
+    /// Whether there is nothing to remember: habits are remembered until the session ends, and
+    /// what is said during a turn holds for what the turn publishes.
     fn is_idle(&self) -> bool {
         let is_silent = self.priority == Priority::default() && self.pinned.is_none();
-        let is_strange = self.requests == 0 || self.hint == Hint::Ended;
-        self.ends.is_empty() && is_silent && is_strange
+        let has_ended = self.hint == Hint::Ended && self.left_at.is_some();
+        self.ends.is_empty() && is_silent && (self.requests == 0 || has_ended)
     }
 }
 

@@ -102,6 +102,7 @@ impl Index {
         let now = self.now;
         if let Some(id) = self.agents.find(root, agent) {
             self.change(id, |agent| agent.left_at = Some(now));
+            self.leave_if_idle(id);
         }
     }
 
