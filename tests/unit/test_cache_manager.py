@@ -284,7 +284,7 @@ def test_paths_of_any_length_can_be_forgotten(llama):
     """Somebody allocates what 1,100 blocks of one sequence fill: its tail goes."""
     from semantic.application.sealed_blocks import SealedBlocks
     from semantic.domain.native import TokenIds
-    from tests.stateful.test_sealed_blocks import SPECS, TokenRows
+    from tests.token_rows import SPECS, TokenRows
 
     spec = SPECS["global"]
     pool = BlockPool(spec, total_blocks=1100)
@@ -302,7 +302,7 @@ def test_paths_of_any_length_can_be_forgotten(llama):
 def test_a_budget_shortens_a_long_sequence_quickly():
     from semantic.application.sealed_blocks import SealedBlocks
     from semantic.domain.native import TokenIds
-    from tests.stateful.test_sealed_blocks import SPECS, TokenRows
+    from tests.token_rows import SPECS, TokenRows
 
     spec = SPECS["global"]
     sealed = SealedBlocks(spec, BlockPool(spec, total_blocks=100), Namespace("long"))
@@ -531,7 +531,7 @@ def test_b09_keys_are_the_same_in_every_process():
     from semantic.application.sealed_blocks import SealedBlocks
     from semantic.domain.native import TokenIds
     from semantic.testing.reference_keys import block_key, pack
-    from tests.stateful.test_sealed_blocks import SPECS, TokenRows
+    from tests.token_rows import SPECS, TokenRows
 
     tokens, events = [1, -2, 1 << 40], []
     spec, namespace = SPECS["global"], Namespace("model")

@@ -1,0 +1,314 @@
+"""The behaviours of shared/BEHAVIOURS.md that an index shows over its pool, by their numbers.
+
+Each runs against the native index and against the plain-Python one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from semantic.application.events import CacheEvent
+from semantic.application.sealed_blocks import SealedBlocks
+from semantic.domain.identity import Namespace
+from semantic.domain.native import TokenIds
+from semantic.domain.services import BlockPool
+from semantic.testing.reference_keys import block_key, pack
+from semantic.testing.reference_sealed import ReferenceSealedBlocks
+from tests.token_rows import SPECS, TokenRows
+
+N = 256
+A, B, C = ([kind * 1000 + n for n in range(N)] for kind in (1, 2, 3))
+
+
+class Memory:
+    """One of the two implementations, over a pool of so many blocks of each group."""
+
+    def __init__(self, kind: str, spec: str, blocks: int, **options: Any) -> None:
+        self.kind = kind
+        self.spec = SPECS[spec]
+        self.pool = BlockPool(self.spec, total_blocks=blocks)
+        namespace = options.pop("namespace", Namespace("model"))
+        make: Any = SealedBlocks if kind == "native" else ReferenceSealedBlocks
+        self.sealed: Any = make(self.spec, self.pool, namespace, **options)
+
+    def tokens(self, tokens: Sequence[int]) -> Any:
+        return TokenIds(tokens) if self.kind == "native" else pack(tokens)
+
+    def publish(self, tokens: Sequence[int], agent: str = "a", kind: str = "user") -> Any:
+        live = TokenRows(self.spec, tokens, 0)
+        return self.sealed.publish(self.tokens(tokens), live, agent, kind)
+
+    def hit(self, tokens: Sequence[int]) -> int:
+        length: int = self.sealed.plan(self.tokens(tokens)).n_tokens
+        return length
+
+    def hold(self, tokens: Sequence[int]) -> Any:
+        return self.sealed.hold(self.tokens(tokens))
+
+    def use(self, tokens: Sequence[int]) -> None:
+        hold = self.hold(tokens)
+        if self.kind == "native":
+            self.sealed.used(hold, "a")
+        else:
+            self.sealed.touch(hold)
+        self.sealed.release(hold)
+
+    def books(self) -> dict[str, int]:
+        self.pool.check()
+        reading = self.pool.snapshot()
+        return {"cached": reading.cached, "held": reading.held, "free": reading.free}
+
+
+@pytest.fixture(params=["native", "reference"])
+def memory(request: pytest.FixtureRequest) -> Callable[..., Memory]:
+    return lambda spec, blocks=100, **options: Memory(request.param, spec, blocks, **options)
+
+
+MemoryOf = Callable[..., Memory]
+
+
+def test_b02_the_tail_of_a_sequence_goes_before_its_head(memory: MemoryOf) -> None:
+    one = memory("global", 4)
+    one.publish([*A, *B, *C])
+    one.pool.free(one.pool.allocate(2))
+    assert one.hit([*A, *B, *C, 1]) == 2 * N
+    one.pool.free(one.pool.allocate(3))
+    assert one.hit([*A, *B, *C, 1]) == N
+
+
+def test_b02_the_least_recently_used_sequence_goes_first(memory: MemoryOf) -> None:
+    one = memory("global", 3)
+    for block in (A, B, C):
+        one.publish(block)
+    one.use([*A, 1])
+    one.pool.free(one.pool.allocate(1))
+    assert [one.hit([*block, 1]) for block in (A, B, C)] == [N, 0, N]
+
+
+def test_b05_a_full_block_is_found_and_a_partial_one_token_by_token(memory: MemoryOf) -> None:
+    one = memory("global")
+    one.publish([*A, *B[:100]])
+    for shared in (1, 99, 100):
+        assert one.hit([*A, *B[:shared], -1]) == N + shared
+    assert one.hit([*A[:7], -1]) == 7
+
+
+def test_b06_a_block_is_found_under_its_own_prefix_only(memory: MemoryOf) -> None:
+    one = memory("global")
+    one.publish([*A, *B])
+    assert one.hit([*B, *C]) == 0
+    assert one.hit([*B, *A]) == 0
+
+
+def test_b07_other_namespaces_never_share(memory: MemoryOf) -> None:
+    one = memory("global")
+    one.publish(A)
+    for other in (
+        Namespace("other"),
+        Namespace("model", adapter="x"),
+        Namespace("model", salt="x"),
+        Namespace("model", kv_bits=8),
+    ):
+        assert memory("global", namespace=other).hit([*A, 1]) == 0
+
+
+def test_b07_namespaces_of_one_pool_never_share() -> None:
+    one = Memory("native", "global", 10)
+    other = SealedBlocks(one.spec, one.pool, Namespace("model", salt="tenant"))
+    same_name = SealedBlocks(one.spec, one.pool, Namespace("model"))
+    one.publish(A)
+    for sealed in (other, same_name):
+        assert sealed.plan(TokenIds([*A, 1])).n_tokens == 0
+        assert (len(sealed), sealed.n_blocks) == (0, 0)
+        assert sealed.forget("a") == 0
+    assert one.hit([*A, 1]) == N
+
+
+def test_b08_keys_that_collide_change_nothing() -> None:
+    events: list[CacheEvent] = []
+    one = Memory("native", "window_100", 30, key_bytes=0, on_event=events.append)
+    one.publish([*A, *B])
+    assert one.hit([*C, *B, 1]) == 0
+    one.publish([*C, *B])
+    assert one.hit([*A, *B, 1]) == one.hit([*C, *B, 1]) == 2 * N
+    assert {event.key for event in events} == {bytes(32)}
+
+
+def test_b09_keys_are_those_of_the_plain_definition() -> None:
+    events: list[CacheEvent] = []
+    one = Memory("native", "global", 30, on_event=events.append)
+    one.publish([*A, *B, 1, -7, 1 << 40])
+    parent, expected = Namespace("model").root, []
+    for block in (A, B, [1, -7, 1 << 40]):
+        key = block_key(parent, pack(block).tobytes())
+        expected.append((key, parent))
+        parent = key
+    assert [(event.key, event.parent) for event in events] == expected
+
+
+def test_b10_identical_blocks_are_stored_once(memory: MemoryOf) -> None:
+    one = memory("global")
+    one.publish([*A, *B], "a")
+    before = one.books()
+    assert one.publish([*A, *B], "b").report.reason == "already_cached"
+    assert one.books() == before
+    one.publish([*A, *C], "b")
+    assert one.books()["cached"] == before["cached"] + one.spec.bytes_per_block("global")
+
+
+def test_b11_and_b12_a_held_hit_is_no_victim(memory: MemoryOf) -> None:
+    one = memory("global", 4)
+    one.publish([*A, *B])
+    first, second = one.hold([*A, 1]), one.hold([*A, 1])
+    assert one.books()["held"] == one.spec.bytes_per_block("global")
+    one.pool.allocate(3)  # B goes, A cannot
+    one.sealed.release(first)
+    assert one.hit([*A, 1]) == N
+    assert one.books()["held"] > 0
+    one.sealed.release(second)
+    assert one.pool.allocate(1)
+    assert one.hit([*A, 1]) == 0
+
+
+def test_b13_a_hold_that_is_given_back_changes_no_order(memory: MemoryOf) -> None:
+    one = memory("global", 3)
+    for block in (A, B, C):
+        one.publish(block)
+    before = one.books()
+    one.sealed.release(one.hold([*A, 1]))
+    assert one.books() == before
+    one.sealed.evict_bytes(1)
+    assert [one.hit([*block, 1]) for block in (A, B, C)] == [0, N, N]
+
+
+def test_b14_what_was_evicted_is_a_miss(memory: MemoryOf) -> None:
+    one = memory("global", 2)
+    one.publish([*A, *B])
+    one.pool.allocate(2)
+    assert one.hit([*A, *B, 1]) == 0
+    assert one.sealed.n_blocks == 0
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_b16_and_b20_what_is_left_can_be_reached(memory: MemoryOf, spec: str) -> None:
+    one = memory(spec, 12)
+    one.publish([*A, *B, *C[:50]])
+    one.publish([*A, *C, *B[:50]])
+    while one.sealed.evict_bytes(1):
+        one.pool.check()
+        reachable = [
+            one.hit([*sequence, -1]) for sequence in ([*A, *B, *C[:50]], [*A, *C, *B[:50]])
+        ]
+        assert any(reachable) == bool(one.books()["cached"])
+    assert one.books()["cached"] == 0
+
+
+def test_b17_and_b18_a_window_serves_its_end_and_nothing_before(memory: MemoryOf) -> None:
+    one = memory("window_256", 100)
+    tokens = [*A, *B, *C[:100]]
+    one.publish(tokens)
+    assert one.hit([*tokens, -1]) == 612
+    assert one.hit([*tokens[:600], -1]) == 0
+    window = next(g for g in one.pool.snapshot().groups if g.name == "sliding_window")
+    assert window.cached_blocks == 2  # ceil((256 - 1) / 256) + 1
+
+
+def test_b19_a_state_is_hit_at_its_checkpoints_only(memory: MemoryOf) -> None:
+    one = memory("state")
+    one.publish([*A, *B[:40]])
+    one.publish([*A, *B])
+    assert one.hit([*A, *B, 1]) == 2 * N
+    assert one.hit([*A, *B[:200], -1]) == N + 40
+    assert one.hit([*A, *B[:39], -1]) == 0
+
+
+@pytest.mark.parametrize("tokens", [[*A, *B, *C], [*A, *B[:1]], A[:255]])
+def test_b21_the_order_of_the_groups_does_not_matter(memory: MemoryOf, tokens: list[int]) -> None:
+    from dataclasses import replace
+
+    from semantic.domain.value_objects import ModelCacheSpec
+
+    groups = SPECS["two_windows"].groups
+    lengths = []
+    for order in (groups, groups[::-1]):
+        renumbered = tuple(replace(g, layers=(n,)) for n, g in enumerate(order))
+        SPECS["reordered"] = ModelCacheSpec(renumbered)
+        try:
+            one = memory("reordered")
+            one.publish(tokens)
+            one.publish([*tokens, *C[:70]])
+            lengths.append([one.hit([*tokens, *C[:n], -1]) for n in range(0, 80, 7)])
+        finally:
+            del SPECS["reordered"]
+    assert lengths[0] == lengths[1]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_b22_a_prompt_that_is_cached_completely_leaves_a_token(memory: MemoryOf, spec: str) -> None:
+    one = memory(spec)
+    tokens = [*A, *B[:80]]
+    one.publish(tokens)
+    assert one.hit(tokens) < len(tokens)
+    assert one.hit([*tokens, 5]) == len(tokens)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_b24_a_capture_that_fails_is_visible_to_nobody(memory: MemoryOf, spec: str) -> None:
+    class Failing(TokenRows):
+        def capture(self, group: str, spans: Any) -> Any:
+            if group == one.spec.groups[-1].name:
+                raise RuntimeError("out of memory")
+            return super().capture(group, spans)
+
+    one = memory(spec)
+    one.publish(A)
+    before = one.books()
+    with pytest.raises(RuntimeError):
+        tokens = [*A, *B, 1, 2]
+        one.sealed.publish(one.tokens(tokens), Failing(one.spec, tokens, 0), "a", "user")
+    assert one.books() == before
+    assert one.hit([*A, *B, 1, 2, 3]) in (0, N)
+
+
+def test_b25_reconfigure_is_refused_while_a_hit_is_held() -> None:
+    from semantic.domain.errors import PoolConfigurationError
+
+    one = Memory("native", "global", 10)
+    one.publish(A)
+    hold = one.hold([*A, 1])
+    with pytest.raises(PoolConfigurationError):
+        one.pool.reconfigure(SPECS["window_100"])
+    assert one.hit([*A, 1]) == N
+    one.sealed.release(hold)
+    one.pool.reconfigure(SPECS["window_100"])
+    one.pool.check()
+    assert one.pool.snapshot().cached == 0
+    with pytest.raises(PoolConfigurationError):
+        one.hit([*A, 1])  # the index was for the model before
+
+
+def test_b26_the_fold_of_the_events_is_what_can_be_found() -> None:
+    found: dict[int, CacheEvent] = {}
+
+    def fold(event: CacheEvent) -> None:
+        if event.change == "stored":
+            assert event.block_id not in found
+            found[event.block_id] = event
+        else:
+            stored = found.pop(event.block_id)
+            assert (stored.key, stored.group) == (event.key, event.group)
+
+    one = Memory("native", "window_100", 5, on_event=fold)
+    for n, sequence in enumerate([A, [*A, *B], [*A, *B[:90]], [*A, *C], [*B, *C[:3]], C]):
+        one.publish(sequence, f"a{n % 2}")
+        by_group = {group: 0 for group in ("global", "sliding_window")}
+        for _, group, blocks in one.sealed.index.blocks():
+            by_group[group] += blocks
+        folded = [event.group for event in found.values()]
+        assert by_group == {group: folded.count(group) for group in by_group}
+    assert one.sealed.evicted_blocks
+    one.sealed.clear()
+    assert found == {}
