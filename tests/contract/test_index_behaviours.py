@@ -266,9 +266,10 @@ def test_b24_a_capture_that_fails_is_visible_to_nobody(memory: MemoryOf, spec: s
     one = memory(spec)
     one.publish(A)
     before = one.books()
+    tokens = [*A, *B, 1, 2]
+    live = Failing(one.spec, tokens, 0)
     with pytest.raises(RuntimeError):
-        tokens = [*A, *B, 1, 2]
-        one.sealed.publish(one.tokens(tokens), Failing(one.spec, tokens, 0), "a", "user")
+        one.sealed.publish(one.tokens(tokens), live, "a", "user")
     assert one.books() == before
     assert one.hit([*A, *B, 1, 2, 3]) in (0, N)
 
@@ -304,7 +305,7 @@ def test_b26_the_fold_of_the_events_is_what_can_be_found() -> None:
     one = Memory("native", "window_100", 5, on_event=fold)
     for n, sequence in enumerate([A, [*A, *B], [*A, *B[:90]], [*A, *C], [*B, *C[:3]], C]):
         one.publish(sequence, f"a{n % 2}")
-        by_group = {group: 0 for group in ("global", "sliding_window")}
+        by_group = dict.fromkeys(("global", "sliding_window"), 0)
         for _, group, blocks in one.sealed.index.blocks():
             by_group[group] += blocks
         folded = [event.group for event in found.values()]
