@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use semantic_core::{
-    BlockId, Draft, GroupId, GroupSpec, Hold, Key, KeyWidth, Memory, Pool, PoolKey, Reach, Root,
-    Terms, Tokens,
+    BlockId, Draft, GroupId, GroupSpec, Key, KeyWidth, Memory, Pool, PoolKey, Reach, Root, Terms,
+    Tokens,
 };
 
 pub(crate) const BLOCK_TOKENS: u64 = 256;
@@ -79,15 +79,11 @@ impl Cached {
         prefixes.drain_gone();
     }
 
-    pub(crate) fn hold(&mut self, tokens: &Tokens) -> Hold {
-        let root = self.root;
-        let mut pool = self.pool();
-        pool.prefixes().hold(root, tokens.all(), tokens.len() as u64).expect("an open root")
-    }
-
     pub(crate) fn free(&mut self, ids: &[Vec<BlockId>]) {
         let mut pool = self.pool();
-        ids.iter().for_each(|ids| pool.free(ids).expect("held"));
+        for ids in ids {
+            pool.free(ids).expect("held");
+        }
     }
 }
 
