@@ -13,17 +13,6 @@ use crate::ledger::Account;
 use crate::prefix::{Index, NodeId};
 use crate::slot::{BlockClass, State};
 
-/// What became of a block when a lease on it ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Unleased {
-    /// Others hold it.
-    Held,
-    /// Nobody holds it any more; it is in this node.
-    AtRest(NodeId),
-    /// Nobody holds it any more, and nobody can find it.
-    Orphan,
-}
-
 /// A pool's share of the budget, and its blocks.
 #[derive(Debug)]
 pub(crate) struct Books<'m> {
@@ -126,6 +115,7 @@ impl Books<'_> {
 
     /// Enter in the books that `n` blocks of a group have gone from one class to another; None is
     /// no block.
+    #[inline]
     pub(crate) fn book(
         &mut self,
         group: GroupId,
@@ -150,6 +140,7 @@ impl Books<'_> {
     }
 
     /// Empty a slot that is in no list any more, and give it back to its group.
+    #[inline]
     pub(crate) fn vacate(&mut self, index: SlotIndex) {
         let Blocks { groups, slots, .. } = &mut *self.blocks;
         let slot = &mut slots[index];
@@ -229,6 +220,7 @@ impl Books<'_> {
     }
 
     /// The block can be found no more. Whether nobody holds it either, so that it can be vacated.
+    #[inline]
     pub(crate) fn orphan(&mut self, slot: SlotIndex) -> bool {
         match &mut self.blocks.slots[slot].state {
             State::Indexed { node, leases } if *leases > 0 => {
@@ -256,24 +248,67 @@ impl Books<'_> {
 
     /// One more lease on each of these blocks.
     pub(crate) fn lease(&mut self, slots: &[SlotIndex]) {
-        for &slot in slots {
-            if let State::Indexed { node, leases } = self.blocks.slots[slot].state {
-                self.turn(slot, State::Indexed { node, leases: leases + 1 });
+        let mut woken = Alike::default();
+        for &index in slots {
+            let slot = &mut self.blocks.slots[index];
+            let State::Indexed { leases, .. } = &mut slot.state else { continue };
+            *leases += 1;
+            if *leases == 1 {
+                let group = slot.group;
+                self.woken(woken.next(group));
             }
         }
+        self.woken(woken);
     }
 
-    /// One lease less on a block.
-    pub(crate) fn unlease(&mut self, slot: SlotIndex) -> Unleased {
-        let State::Indexed { node, leases } = self.blocks.slots[slot].state else {
-            return Unleased::Held;
-        };
-        let leases = leases.saturating_sub(1);
-        self.turn(slot, State::Indexed { node, leases });
-        match node {
-            _ if leases > 0 => Unleased::Held,
-            Some(node) => Unleased::AtRest(node),
-            None => Unleased::Orphan,
+    fn woken(&mut self, Alike { group, n }: Alike) {
+        self.book(group, Some(BlockClass::Cached), Some(BlockClass::Leased), n);
+    }
+
+    /// One lease less on each of these blocks: those that nobody holds any more, and their nodes.
+    pub(crate) fn unlease(
+        &mut self,
+        slots: impl ExactSizeIterator<Item = SlotIndex>,
+    ) -> Vec<(SlotIndex, Option<NodeId>)> {
+        let mut at_rest = Vec::with_capacity(slots.len());
+        let mut rested = Alike::default();
+        for index in slots {
+            let slot = &mut self.blocks.slots[index];
+            let State::Indexed { leases, node } = &mut slot.state else { continue };
+            *leases = leases.saturating_sub(1);
+            if *leases == 0 {
+                at_rest.push((index, *node));
+                let group = slot.group;
+                self.rested(rested.next(group));
+            }
         }
+        self.rested(rested);
+        at_rest
+    }
+
+    fn rested(&mut self, Alike { group, n }: Alike) {
+        self.book(group, Some(BlockClass::Leased), Some(BlockClass::Cached), n);
+    }
+}
+
+/// So many blocks in a row of one group, which are entered in the books together.
+#[derive(Clone, Copy)]
+struct Alike {
+    group: GroupId,
+    n: u64,
+}
+
+impl Default for Alike {
+    fn default() -> Self {
+        Self { group: GroupId(0), n: 0 }
+    }
+}
+
+impl Alike {
+    /// One more block; those before, if they were of another group, are to be entered now.
+    fn next(&mut self, group: GroupId) -> Self {
+        let before = if self.group == group { Self { n: 0, ..*self } } else { *self };
+        *self = Self { group, n: self.n - before.n + 1 };
+        before
     }
 }

@@ -8,8 +8,11 @@ use crate::free_list::FreeList;
 use crate::reach::Reach;
 use crate::slot::BlockClass;
 
+/// Positions in a token block, as tokens are counted.
+pub(crate) const BLOCK: usize = 256;
+
 /// Positions in a token block.
-pub const BLOCK_TOKENS: u64 = 256;
+pub const BLOCK_TOKENS: u64 = BLOCK as u64;
 
 /// How the layers of a group keep their past.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,7 +11,7 @@
 
 use blake2b_simd::Params;
 
-use crate::group::BLOCK_TOKENS;
+use crate::group::BLOCK;
 use crate::tokens::TokenSlice;
 
 const KEY_BYTES: usize = 32;
@@ -50,7 +50,7 @@ impl Key {
         let mut params = Params::new();
         params.hash_length(KEY_BYTES).key(&self.0).personal(PERSON);
         let mut state = params.to_state();
-        let mut bytes = [0; 8 * BLOCK_TOKENS as usize];
+        let mut bytes = [0; 8 * BLOCK];
         let ids = (0..tokens.len()).filter_map(|at| tokens.get(at));
         let mut filled = 0;
         for (place, id) in bytes.chunks_exact_mut(8).zip(ids) {
@@ -68,10 +68,10 @@ impl Key {
     #[must_use]
     pub fn chain(&self, tokens: TokenSlice<'_>, width: KeyWidth) -> Vec<Self> {
         let mut parent = *self;
-        let mut keys = Vec::with_capacity(tokens.len() / BLOCK_TOKENS as usize + 1);
+        let mut keys = Vec::with_capacity(tokens.len().div_ceil(BLOCK));
         let mut start = 0;
         while start < tokens.len() {
-            let end = start + BLOCK_TOKENS as usize;
+            let end = start + BLOCK;
             parent = parent.child(tokens.slice(start, end), width);
             keys.push(parent);
             start = end;
@@ -86,7 +86,8 @@ mod tests {
     use crate::tokens::Tokens;
 
     fn hex(key: Key) -> String {
-        key.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        let digit = |four: u8| char::from_digit(four.into(), 16);
+        key.0.iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(digit).collect()
     }
 
     #[test]

@@ -103,8 +103,7 @@ impl State {
             Self::Staged => Some(BlockClass::Staged),
             Self::Leased { .. } => Some(BlockClass::Leased),
             Self::Indexed { leases, .. } if leases > 0 => Some(BlockClass::Leased),
-            Self::Indexed { .. } => Some(BlockClass::Cached),
-            Self::Cached { .. } => Some(BlockClass::Cached),
+            Self::Indexed { .. } | Self::Cached { .. } => Some(BlockClass::Cached),
             Self::Free { .. } | Self::Retired => None,
         }
     }

@@ -182,6 +182,18 @@ impl<'py> FromPyObject<'_, 'py> for GroupList {
     }
 }
 
+/// Name, layer type, bytes per block, most blocks, arrays per block, window, keep, chunk.
+type GroupRow<'py> = (
+    Bound<'py, PyAny>,
+    Bound<'py, PyAny>,
+    Setting,
+    Option<Setting>,
+    Setting,
+    Option<Setting>,
+    Setting,
+    Option<Setting>,
+);
+
 fn group_spec(value: &Bound<'_, PyAny>) -> PyResult<GroupSpec> {
     let py = value.py();
     let not_a_group = || {
@@ -191,16 +203,8 @@ fn group_spec(value: &Bound<'_, PyAny>) -> PyResult<GroupSpec> {
         Class::PoolConfiguration.bare(py, &message)
     };
     let tuple = value.cast::<PyTuple>().map_err(|_| not_a_group())?;
-    let (name, layer_type, bytes, most, arrays, window, keep, chunk): (
-        Bound<'_, PyAny>,
-        Bound<'_, PyAny>,
-        Setting,
-        Option<Setting>,
-        Setting,
-        Option<Setting>,
-        Setting,
-        Option<Setting>,
-    ) = tuple.extract()?;
+    let row: GroupRow<'_> = tuple.extract()?;
+    let (name, layer_type, bytes, most, arrays, window, keep, chunk) = row;
     let text = |value: &Bound<'_, PyAny>| value.extract::<String>().map_err(|_| not_a_group());
     let layer_type: LayerType = text(&layer_type)?.parse().map_err(|error| raise(py, error))?;
     let (window, chunk) = (window.map(|window| window.0), chunk.map(|chunk| chunk.0));

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pyo3::prelude::*;
 use semantic_core::Draft as CoreDraft;
 
+use crate::arguments::Name;
 use crate::errors::Class;
 use crate::hold::Spans;
 use crate::prefix::Namespace;
@@ -14,17 +15,17 @@ pub(crate) struct Draft {
     namespace: Arc<Namespace>,
     n_tokens: u64,
     bytes_short: u64,
-    draft: Mutex<Option<CoreDraft>>,
+    unspent: Mutex<Option<CoreDraft>>,
 }
 
 impl Draft {
     pub(crate) fn new(namespace: Arc<Namespace>, draft: CoreDraft) -> Self {
         let (n_tokens, bytes_short) = (draft.n_tokens, draft.bytes_short);
-        Self { namespace, n_tokens, bytes_short, draft: Mutex::new(Some(draft)) }
+        Self { namespace, n_tokens, bytes_short, unspent: Mutex::new(Some(draft)) }
     }
 
     fn take(&self) -> Option<CoreDraft> {
-        self.draft.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.unspent.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn spent(py: Python<'_>) -> PyErr {
@@ -54,7 +55,7 @@ impl Draft {
 
     #[getter]
     fn spans(&self, py: Python<'_>) -> PyResult<Spans> {
-        let draft = self.draft.lock().unwrap_or_else(PoisonError::into_inner);
+        let draft = self.unspent.lock().unwrap_or_else(PoisonError::into_inner);
         let draft = draft.as_ref().ok_or_else(|| Self::spent(py))?;
         let mut spans: Spans = Vec::new();
         for span in &draft.spans {
@@ -68,10 +69,10 @@ impl Draft {
         Ok(spans)
     }
 
-    fn publish(&self, py: Python<'_>, agent_id: String, kind: u8) -> PyResult<(u64, bool, bool)> {
+    fn publish(&self, py: Python<'_>, agent_id: Name<'_>, kind: u8) -> PyResult<(u64, bool, bool)> {
         let draft = self.take().ok_or_else(|| Self::spent(py))?;
         let published =
-            self.namespace.call(py, |prefixes| prefixes.publish(draft, &agent_id, kind))?;
+            self.namespace.call(py, |prefixes| prefixes.publish(draft, agent_id.0, kind))?;
         Ok((published.end.raw(), published.is_new_end, published.is_new_agent))
     }
 

@@ -134,6 +134,7 @@ impl PrefixIndex {
 
     // Publication ---------------------------------------------------------------------------------
 
+    #[expect(clippy::needless_pass_by_value, reason = "what Python's lists are extracted into")]
     fn draft<'py>(
         &self,
         py: Python<'py>,

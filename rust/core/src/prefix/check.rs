@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use crate::books::Books;
 use crate::error::Error;
+use crate::group::BLOCK;
 use crate::id::SlotIndex;
-use crate::prefix::lookup::BLOCK;
 use crate::prefix::node::NodeId;
 use crate::prefix::{Index, Root};
 use crate::slot::State;
@@ -23,8 +23,8 @@ impl Index {
                 agree(self.nodes[id].root == root, "the root of a node")?;
                 self.check_place(books, id)?;
                 self.check_pieces(books, id)?;
-                for piece in self.nodes[id].pieces() {
-                    let is_new = found.insert(piece.slot, id).is_none();
+                for slot in self.nodes[id].slots() {
+                    let is_new = found.insert(slot, id).is_none();
                     agree(is_new, "a block that is in two nodes")?;
                 }
             }
@@ -68,9 +68,8 @@ impl Index {
         let node = &self.nodes[id];
         let wanted = if node.parent.is_none() { 0 } else { self.unbounded.len() };
         agree(node.whole.len() == wanted, "the blocks of a node")?;
-        for piece in &node.whole {
-            let valid = (piece.lo, piece.hi) == (node.start, node.end());
-            agree(valid && self.unbounded.contains(&piece.group), "what a block covers")?;
+        for (whole, group) in node.whole.iter().zip(&self.unbounded) {
+            agree(whole.group == *group, "the groups of a node's blocks")?;
         }
         for piece in &node.parts {
             let within = node.start <= piece.lo && piece.lo < piece.hi && piece.hi <= node.end();
@@ -79,8 +78,7 @@ impl Index {
             let is_needed = piece.readers > 0 || books.leases(piece.slot) > 0;
             agree(is_needed, "a block that completes no hit")?;
         }
-        let sealed = |piece: &crate::prefix::node::Piece| books.node(piece.slot) == Some(id);
-        agree(node.pieces().all(sealed), "the node of a block")
+        agree(node.slots().all(|slot| books.node(slot) == Some(id)), "the node of a block")
     }
 
     fn check_ends(&self, found: &HashMap<SlotIndex, NodeId>) -> Result<(), Error> {
@@ -102,18 +100,17 @@ impl Index {
         let n_ends = self.ends.iter().count();
         let counted: usize = self.namespaces.iter().flatten().map(|space| space.n_ends).sum();
         agree(counted == n_ends, "the number of ends")?;
-        if !self.goes_by_leaves() {
-            let listed = self.ends.iter().all(|(id, _)| self.order.contains(id.0));
-            agree(listed && self.order.len() == n_ends, "the order of ends")?;
-        } else {
+        if self.goes_by_leaves() {
             let is_listed = |id: NodeId| {
                 let node = &self.nodes[id];
                 let is_leaf = node.parent.is_some() && node.children.is_empty();
                 !is_leaf || self.is_leased(books, id) || self.order.contains(id.place())
             };
-            agree(self.nodes.iter().all(is_listed), "the order of leaves")?;
+            agree(self.nodes.iter().all(is_listed), "the order of leaves")
+        } else {
+            let listed = self.ends.iter().all(|(id, _)| self.order.contains(id.0));
+            agree(listed && self.order.len() == n_ends, "the order of ends")
         }
-        Ok(())
     }
 }
 

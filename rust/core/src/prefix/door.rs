@@ -104,7 +104,8 @@ impl Prefixes<'_> {
     /// Those of [`plan`](Self::plan).
     pub fn hold(&mut self, root: Root, tokens: TokenSlice<'_>, limit: u64) -> Result<Hold, Error> {
         let plan = self.plan(root, tokens, limit)?;
-        let slots = self.index.hold(&mut self.books, &plan);
+        let slots: Vec<SlotIndex> = plan.blocks().into_iter().map(BlockId::slot).collect();
+        self.books.lease(&slots);
         Ok(Hold { plan: Arc::new(plan), slots })
     }
 

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use crate::blocks::Want;
 use crate::books::Books;
 use crate::error::Error;
-use crate::group::{BLOCK_TOKENS, GroupId};
+use crate::group::{BLOCK, BLOCK_TOKENS, GroupId};
 use crate::id::{BlockId, SlotIndex};
 use crate::key::{Key, KeyWidth};
-use crate::prefix::lookup::BLOCK;
 use crate::prefix::node::NodeId;
 use crate::prefix::order::Dispensable;
 use crate::prefix::{Index, Root};
@@ -112,12 +111,12 @@ impl Index {
         let all = tokens.all();
         let worth = self.policy.declines().then(|| self.standing(root, agent).when_used());
         let whole = self.try_length(books, (root, top), tokens, all, known, worth);
-        let (room, bytes_short) = match whole {
+        let (affordable, bytes_short) = match whole {
             Err(Refusal::Budget { bytes_short }) => (books.available(), bytes_short),
             Err(Refusal::Declined) => (books.free(), 0),
             _ => return Ok(whole),
         };
-        let end = self.affordable_end(books, top, all, known, room);
+        let end = self.affordable_end(books, top, all, known, affordable);
         if end == 0 {
             return Ok(whole);
         }
@@ -259,7 +258,7 @@ impl Index {
 
     /// What a publication that ends at `end` builds upon; other ends' windows may go for it.
     fn base_of(&self, holders: &[NodeId], end: u64) -> Vec<SlotIndex> {
-        let whole = holders.iter().flat_map(|&id| &self.nodes[id].whole).map(|piece| piece.slot);
+        let whole = holders.iter().flat_map(|&id| &self.nodes[id].whole).map(|whole| whole.slot);
         whole.chain(self.read_slots(holders, end)).collect()
     }
 

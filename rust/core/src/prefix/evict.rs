@@ -1,10 +1,12 @@
 //! What goes: victims when memory is short, and whatever nothing needs any more.
 
+use smallvec::SmallVec;
+
 use crate::books::Books;
+use crate::group::BLOCK;
 use crate::id::SlotIndex;
-use crate::prefix::end::EndId;
-use crate::prefix::lookup::BLOCK;
-use crate::prefix::node::NodeId;
+use crate::prefix::end::{End, EndId};
+use crate::prefix::node::{NodeId, Piece};
 use crate::prefix::{Change, EndHandle, Index, Root};
 
 impl Index {
@@ -64,7 +66,7 @@ impl Index {
     }
 
     fn count_evicted(&mut self, id: NodeId) {
-        let blocks = self.nodes[id].pieces().count() as u64;
+        let blocks = self.nodes[id].slots().count() as u64;
         let root = self.nodes[id].root;
         if let Some(space) = self.space_mut(root) {
             space.evicted_blocks += blocks;
@@ -86,7 +88,9 @@ impl Index {
         let is_old = |index: &Self, place| index.order.used_at(place).is_some_and(|at| at < before);
         if !self.goes_by_leaves() {
             let ends: Vec<u32> = self.order.iter().filter(|&place| is_old(self, place)).collect();
-            ends.into_iter().for_each(|place| self.drop_end(books, EndId(place)));
+            for place in ends {
+                self.drop_end(books, EndId(place));
+            }
             return;
         }
         loop {
@@ -143,7 +147,7 @@ impl Index {
     }
 
     /// Take an end off its node and away from those who claim it.
-    pub(super) fn remove_end(&mut self, id: EndId) -> Option<crate::prefix::end::End> {
+    pub(super) fn remove_end(&mut self, id: EndId) -> Option<End> {
         for agent in self.ends.get(id)?.agents.clone() {
             self.unclaim(id, agent);
         }
@@ -158,11 +162,7 @@ impl Index {
         Some(end)
     }
 
-    fn nodes_piece_mut(
-        &mut self,
-        books: &Books<'_>,
-        slot: SlotIndex,
-    ) -> Option<&mut crate::prefix::node::Piece> {
+    fn nodes_piece_mut(&mut self, books: &Books<'_>, slot: SlotIndex) -> Option<&mut Piece> {
         let node = books.node(slot)?;
         self.nodes[node].parts.iter_mut().find(|piece| piece.slot == slot)
     }
@@ -172,7 +172,7 @@ impl Index {
         if books.leases(slot) > 0 {
             return;
         }
-        let unread = |piece: &crate::prefix::node::Piece| piece.slot == slot && piece.readers == 0;
+        let unread = |piece: &Piece| piece.slot == slot && piece.readers == 0;
         if let Some(at) = self.nodes[id].parts.iter().position(unread) {
             let piece = self.nodes[id].parts.remove(at);
             self.detach(books, id, &piece);
@@ -221,16 +221,16 @@ impl Index {
         let node = &mut self.nodes[id];
         node.key = key;
         node.tokens.truncate(len);
-        for piece in node.whole.iter_mut().chain(&mut node.parts) {
+        for piece in &mut node.parts {
             piece.hi = piece.hi.min(end);
         }
         self.rename(books, Change::Stored, id);
     }
 
     fn rename(&mut self, books: &Books<'_>, change: Change, id: NodeId) {
-        for at in 0..self.nodes[id].pieces().count() {
-            let Some(piece) = self.nodes[id].pieces().nth(at).copied() else { return };
-            self.record(books, change, id, &piece);
+        let pieces: SmallVec<[Piece; 2]> = self.nodes[id].pieces().collect();
+        for piece in &pieces {
+            self.record(books, change, id, piece);
         }
     }
 
@@ -271,10 +271,9 @@ impl Index {
         if self.goes_by_leaves() {
             self.order.remove(id.place());
         }
-        let whole = std::mem::take(&mut self.nodes[id].whole);
-        let parts = std::mem::take(&mut self.nodes[id].parts);
-        for piece in whole.iter().chain(&parts) {
-            self.detach(books, id, piece);
+        self.detach_whole(books, id);
+        while let Some(piece) = self.nodes[id].parts.pop() {
+            self.detach(books, id, &piece);
         }
         self.nodes.cut(id);
     }

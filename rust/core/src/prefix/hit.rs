@@ -37,19 +37,17 @@ impl HitPlan {
     /// Every block that the hit reads, once.
     #[must_use]
     pub fn blocks(&self) -> Vec<BlockId> {
-        let mut blocks = Vec::new();
-        for (_, spans) in &self.spans {
-            let first = blocks.len();
-            for span in spans {
-                // A kept front and a window may both read one block, and no two groups do.
-                if blocks.last() != Some(&span.block) && !blocks[first..].contains(&span.block) {
-                    blocks.push(span.block);
-                }
-            }
-        }
+        let spans = self.spans.iter().flat_map(|(_, spans)| spans);
+        let mut blocks: Vec<BlockId> = spans.map(|span| span.block).collect();
+        // A kept front and a window may both read one block: the last of the one, the first of the
+        // other.
+        blocks.dedup();
         blocks
     }
 }
+
+/// Positions `[lo, hi)` in a slot.
+type SlotRows = (SlotIndex, u64, u64);
 
 /// The bounded groups of a tree, and what they have along one path.
 pub(crate) struct Bounded<'t> {
@@ -94,8 +92,8 @@ impl<'t> Bounded<'t> {
     }
 
     /// The rows that a hit at `end` reads of each group, from the piece that reaches furthest.
-    pub(crate) fn rows(&self, end: u64) -> Vec<(GroupId, Vec<(SlotIndex, u64, u64)>)> {
-        let rows = |(at, &(group, reach)): (usize, &(GroupId, Reach))| {
+    pub(crate) fn rows(&self, end: u64) -> impl Iterator<Item = (GroupId, Vec<SlotRows>)> {
+        let rows = move |(at, &(group, reach)): (usize, &(GroupId, Reach))| {
             let mut rows = Vec::new();
             for (mut position, stop) in reach.spans_needed(end) {
                 while position < stop {
@@ -108,7 +106,7 @@ impl<'t> Bounded<'t> {
             }
             (group, rows)
         };
-        self.reaches.iter().enumerate().map(rows).collect()
+        self.reaches.iter().enumerate().map(rows)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Hits: what of a request is cached, holding it, and remembering that it was used.
 
-use crate::books::{Books, Unleased};
+use crate::books::Books;
 use crate::error::Error;
-use crate::group::{BLOCK_TOKENS, GroupId};
+use crate::group::{BLOCK, BLOCK_TOKENS, GroupId};
 use crate::id::SlotIndex;
 use crate::prefix::end::EndId;
 use crate::prefix::hit::{Bounded, HitPlan, RowSpan};
@@ -10,8 +10,6 @@ use crate::prefix::node::NodeId;
 use crate::prefix::{Index, Root};
 use crate::reach::Reach;
 use crate::tokens::TokenSlice;
-
-pub(super) const BLOCK: usize = BLOCK_TOKENS as usize;
 
 /// A path with a last node that may match in part, and the longest length that can be restored.
 struct Best {
@@ -131,28 +129,21 @@ impl Index {
             lo,
             hi,
         };
-        let bounded = Bounded::along(path.iter().copied(), &self.nodes, &self.bounded).rows(end);
+        let bounded = Bounded::along(path.iter().copied(), &self.nodes, &self.bounded);
         let bounded =
-            bounded.into_iter().map(|(group, rows)| (group, rows.into_iter().map(named).collect()));
+            bounded.rows(end).map(|(group, rows)| (group, rows.into_iter().map(named).collect()));
         path.truncate(usize::try_from(end.div_ceil(BLOCK_TOKENS)).unwrap_or(usize::MAX));
-        let unbounded = self.unbounded.iter().map(|&group| {
-            let row = |&id: &NodeId| {
-                let node = &self.nodes[id];
-                let piece = node.whole.iter().find(|piece| piece.group == group)?;
-                Some(named((piece.slot, node.start, node.end().min(end))))
+        let unbounded = self.unbounded.iter().enumerate().map(|(at, &group)| {
+            let starts = (0..end).step_by(BLOCK);
+            let row = |(lo, &id): (u64, &NodeId)| {
+                let hi = (lo + BLOCK_TOKENS).min(end);
+                named((self.nodes[id].whole[at].slot, lo, hi))
             };
-            (group, path.iter().filter_map(row).collect())
+            (group, starts.zip(&path).map(row).collect())
         });
         let mut spans: Vec<_> = unbounded.chain(bounded).collect();
         spans.sort_by_key(|(group, _)| group.0);
         HitPlan { n_tokens: end, spans, matched: 0, path }
-    }
-
-    /// Hold the blocks of a plan that was made under the same lock: nobody can take them away.
-    pub(crate) fn hold(&self, books: &mut Books<'_>, plan: &HitPlan) -> Vec<SlotIndex> {
-        let slots: Vec<SlotIndex> = plan.blocks().into_iter().map(|block| block.slot()).collect();
-        books.lease(&slots);
-        slots
     }
 
     /// A hit was used by an agent: what it read goes last from now on.
@@ -193,27 +184,27 @@ impl Index {
 
     /// End a hold: what nothing needs any more goes.
     pub(crate) fn release(&mut self, books: &mut Books<'_>, slots: &[SlotIndex]) {
-        let mut at_rest = Vec::with_capacity(slots.len());
         // Tails first, so that they also go first.
-        for &slot in slots.iter().rev() {
-            match books.unlease(slot) {
-                Unleased::Held => {}
-                Unleased::AtRest(node) => at_rest.push((node, slot)),
+        let mut at_rest = books.unlease(slots.iter().rev().copied());
+        at_rest.retain(|&(slot, node)| {
+            if node.is_none() {
                 // Let go of while it was held: nobody can find it, so nobody needs it now.
-                Unleased::Orphan => {
-                    self.gone.push(books.blocks.id(slot));
-                    books.vacate(slot);
-                }
+                self.gone.push(books.blocks.id(slot));
+                books.vacate(slot);
+            }
+            node.is_some()
+        });
+        let nodes = || at_rest.iter().filter_map(|&(_, node)| node);
+        // Some were taken out of the order when it came to them.
+        if self.goes_by_leaves() && nodes().any(|node| !self.order.contains(node.place())) {
+            for node in nodes() {
+                self.touch_node(node);
             }
         }
-        if self.goes_by_leaves() {
-            // Some were taken out of the order when it came to them.
-            if at_rest.iter().any(|(node, _)| !self.order.contains(node.place())) {
-                at_rest.iter().for_each(|&(node, _)| self.touch_node(node));
+        for (slot, node) in at_rest {
+            if let Some(node) = node {
+                self.settle_piece(books, node, slot);
             }
-        }
-        for (node, slot) in at_rest {
-            self.settle_piece(books, node, slot);
         }
     }
 }

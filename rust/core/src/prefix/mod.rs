@@ -58,7 +58,7 @@ use crate::id::BlockId;
 use crate::key::{Key, KeyWidth};
 use crate::prefix::agents::Agents;
 use crate::prefix::end::Ends;
-use crate::prefix::node::{Nodes, Piece};
+use crate::prefix::node::{Nodes, Piece, Whole};
 use crate::prefix::order::Order;
 use crate::reach::Reach;
 use crate::tokens::TokenSlice;
@@ -86,8 +86,8 @@ struct Namespace {
     top: NodeId,
     key_width: KeyWidth,
     n_ends: usize,
-    /// Findable blocks by kind, then by group.
-    blocks: Vec<Vec<u64>>,
+    /// Findable blocks for each kind group by group.
+    blocks: Vec<u64>,
     /// Kept only for who asked for them.
     events: Option<Vec<Event>>,
     evicted_blocks: u64,
@@ -137,8 +137,8 @@ impl Index {
 
     /// Start again for other groups: what was cached is gone, and every root is closed.
     pub(crate) fn replace_with(&mut self, books: &Books<'_>, next: Self) {
-        let pieces = self.nodes.iter().flat_map(|id| self.nodes[id].pieces());
-        let mut gone: Vec<BlockId> = pieces.map(|piece| books.blocks.id(piece.slot)).collect();
+        let slots = self.nodes.iter().flat_map(|id| self.nodes[id].slots());
+        let mut gone: Vec<BlockId> = slots.map(|slot| books.blocks.id(slot)).collect();
         self.gone.append(&mut gone);
         for id in self.ends.iter().map(|(id, _)| id).collect::<Vec<_>>() {
             self.ends.remove(id);
@@ -184,6 +184,7 @@ impl Index {
         self.namespaces.get(root.0 as usize)?.as_ref()
     }
 
+    #[inline]
     fn space_mut(&mut self, root: Root) -> Option<&mut Namespace> {
         self.namespaces.get_mut(root.0 as usize)?.as_mut()
     }
@@ -198,6 +199,10 @@ impl Index {
         self.bounded.is_empty()
     }
 
+    fn n_groups(&self) -> usize {
+        self.unbounded.len() + self.bounded.len()
+    }
+
     pub(crate) fn drain_gone(&mut self) -> Vec<BlockId> {
         std::mem::take(&mut self.gone)
     }
@@ -208,7 +213,8 @@ impl Index {
 
     /// Findable blocks by kind and group.
     pub(crate) fn blocks(&self, root: Root) -> Vec<(Kind, GroupId, u64)> {
-        let kinds = self.space(root).into_iter().flat_map(|space| (0..).zip(&space.blocks));
+        let blocks = self.space(root).map_or(&[][..], |space| &space.blocks);
+        let kinds = (0..).zip(blocks.chunks(self.n_groups()));
         let groups = kinds.flat_map(|(kind, groups)| {
             (0..).map(GroupId).zip(groups).map(move |(group, &n)| (kind, group, n))
         });
@@ -252,7 +258,7 @@ impl Index {
         space.events = Some(Vec::new());
         let top = space.top;
         for id in self.behind(top) {
-            let pieces: Vec<Piece> = self.nodes[id].pieces().copied().collect();
+            let pieces: Vec<Piece> = self.nodes[id].pieces().collect();
             for piece in &pieces {
                 self.record(books, Change::Stored, id, piece);
             }
@@ -264,20 +270,14 @@ impl Index {
         events.map(std::mem::take).unwrap_or_default()
     }
 
+    #[inline]
     fn record(&mut self, books: &Books<'_>, change: Change, id: NodeId, piece: &Piece) {
         let Self { nodes, namespaces, .. } = self;
         let node = &nodes[id];
         let space = namespaces.get_mut(node.root.0 as usize).and_then(Option::as_mut);
-        let Some(events) = space.and_then(|space| space.events.as_mut()) else { return };
-        events.push(Event {
-            change,
-            block: books.blocks.id(piece.slot),
-            group: piece.group,
-            key: node.key,
-            parent: node.parent.map_or_else(Key::default, |parent| nodes[parent].key),
-            lo: piece.lo,
-            hi: piece.hi,
-        });
+        if let Some(events) = space.and_then(|space| space.events.as_mut()) {
+            events.push(nodes.event(books, change, node, piece));
+        }
     }
 
     // Pieces ------------------------------------------------------------------------------------
@@ -289,7 +289,8 @@ impl Index {
         if is_bounded {
             node.parts.push(piece);
         } else {
-            node.whole.push(piece);
+            let Piece { slot, group, kind, .. } = piece;
+            node.whole.push(Whole { slot, group, kind });
         }
         books.seal(piece.slot, id);
         self.count(id, &piece, 1);
@@ -297,6 +298,7 @@ impl Index {
     }
 
     /// A block that has left its node is findable no more: it is free, or will be when released.
+    #[inline]
     fn detach(&mut self, books: &mut Books<'_>, id: NodeId, piece: &Piece) {
         self.record(books, Change::Removed, id, piece);
         self.count(id, piece, -1);
@@ -306,15 +308,24 @@ impl Index {
         }
     }
 
+    /// All blocks of unbounded groups leave a node.
+    fn detach_whole(&mut self, books: &mut Books<'_>, id: NodeId) {
+        while let Some(whole) = self.nodes[id].whole.pop() {
+            let piece = self.nodes[id].piece(whole);
+            self.detach(books, id, &piece);
+        }
+    }
+
+    #[inline]
     fn count(&mut self, id: NodeId, piece: &Piece, change: i64) {
-        let n_groups = self.unbounded.len() + self.bounded.len();
+        let n_groups = self.n_groups();
         let root = self.nodes[id].root;
         if let Some(space) = self.space_mut(root) {
-            let kind = usize::from(piece.kind);
-            if space.blocks.len() <= kind {
-                space.blocks.resize(kind + 1, vec![0; n_groups]);
+            let at = usize::from(piece.kind) * n_groups + usize::from(piece.group.0);
+            if space.blocks.len() <= at {
+                space.blocks.resize(at + 1, 0);
             }
-            let blocks = &mut space.blocks[kind][usize::from(piece.group.0)];
+            let blocks = &mut space.blocks[at];
             *blocks = blocks.saturating_add_signed(change);
         }
     }
@@ -327,8 +338,9 @@ impl Index {
     }
 
     /// Whether a running sequence holds one of a node's blocks.
+    #[inline]
     fn is_leased(&self, books: &Books<'_>, id: NodeId) -> bool {
-        self.nodes[id].pieces().any(|piece| books.leases(piece.slot) > 0)
+        self.nodes[id].slots().any(|slot| books.leases(slot) > 0)
     }
 
     /// All nodes behind this one and itself, parents before their children. Paths may be long.

@@ -10,12 +10,13 @@ use std::ops::{Index, IndexMut};
 
 use smallvec::SmallVec;
 
+use crate::books::Books;
 use crate::group::GroupId;
 use crate::id::SlotIndex;
 use crate::key::Key;
-use crate::prefix::Root;
 use crate::prefix::agents::AgentId;
 use crate::prefix::end::EndId;
+use crate::prefix::{Change, Event, Root};
 use crate::tokens::{TokenSlice, Tokens};
 
 /// The place of a node among all nodes, plus one: with a zero to spare, a slot has room for it.
@@ -54,27 +55,38 @@ impl Piece {
     }
 }
 
-/// One token block.
+/// A sealed block of an unbounded group: all of its node's tokens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Whole {
+    pub(crate) slot: SlotIndex,
+    pub(crate) group: GroupId,
+    pub(crate) kind: Kind,
+}
+
+/// One token block. What a lookup reads lies together.
 #[derive(Debug, Default)]
+#[repr(C, align(64))]
 pub(crate) struct Node {
-    /// Whether this place is in use.
-    pub(crate) is_here: bool,
+    pub(crate) children: SmallVec<[NodeId; 2]>,
+    pub(crate) tokens: Tokens,
     pub(crate) root: Root,
     pub(crate) parent: Option<NodeId>,
-    pub(crate) children: SmallVec<[NodeId; 2]>,
+    /// One block for each unbounded group.
+    pub(crate) whole: SmallVec<[Whole; 1]>,
     pub(crate) start: u64,
-    pub(crate) tokens: Tokens,
-    pub(crate) key: Key,
-    /// One block for each unbounded group: all of the node's tokens.
-    pub(crate) whole: SmallVec<[Piece; 1]>,
     /// Blocks of windows, chunks and states: what some end reads.
     pub(crate) parts: Vec<Piece>,
     /// The published ends within its tokens.
     pub(crate) ends: SmallVec<[EndId; 2]>,
+    pub(crate) key: Key,
     /// Who used it first, and whether anybody else has.
     pub(crate) owner: Option<AgentId>,
     pub(crate) is_shared: bool,
+    /// Whether this place is in use.
+    pub(crate) is_here: bool,
 }
+
+const _: () = assert!(size_of::<Node>() == 192);
 
 impl Node {
     /// The position after its last token.
@@ -82,8 +94,20 @@ impl Node {
         self.start + self.tokens.len() as u64
     }
 
-    pub(crate) fn pieces(&self) -> impl Iterator<Item = &Piece> {
-        self.whole.iter().chain(&self.parts)
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = Piece> {
+        let whole = self.whole.iter().map(|&whole| self.piece(whole));
+        whole.chain(self.parts.iter().copied())
+    }
+
+    #[inline]
+    pub(crate) fn piece(&self, Whole { slot, group, kind }: Whole) -> Piece {
+        Piece { group, slot, lo: self.start, hi: self.end(), kind, readers: 0 }
+    }
+
+    /// The blocks of all groups.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = SlotIndex> {
+        let parts = self.parts.iter().map(|piece| piece.slot);
+        self.whole.iter().map(|whole| whole.slot).chain(parts)
     }
 
     /// A block of a bounded group that covers `[lo, hi)`.
@@ -233,6 +257,26 @@ impl Nodes {
     /// Every place that was ever used, the vacant ones included: those hold nothing.
     pub(crate) fn iter(&self) -> impl Iterator<Item = NodeId> + use<> {
         (0..u32::try_from(self.entries.len()).unwrap_or(u32::MAX)).map(NodeId::at)
+    }
+
+    /// What happened to a block of a node.
+    #[cold]
+    pub(crate) fn event(
+        &self,
+        books: &Books<'_>,
+        change: Change,
+        node: &Node,
+        piece: &Piece,
+    ) -> Event {
+        Event {
+            change,
+            block: books.blocks.id(piece.slot),
+            group: piece.group,
+            key: node.key,
+            parent: node.parent.map_or_else(Key::default, |parent| self[parent].key),
+            lo: piece.lo,
+            hi: piece.hi,
+        }
     }
 
     /// How many nodes there are, roots included.

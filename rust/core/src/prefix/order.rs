@@ -102,6 +102,8 @@ pub(crate) struct Order {
     crossings: BTreeSet<(i64, Lane)>,
     /// Lanes to be sorted in again.
     dirty: Vec<Lane>,
+    /// The lane that went first at that time, until something is sorted in again.
+    chosen: Option<(i64, Lane, Dispensable)>,
     uses: u64,
     len: usize,
 }
@@ -194,8 +196,19 @@ impl Order {
     }
 
     /// The next to go, and how little it is worth.
+    #[inline]
     pub(crate) fn first(&mut self, now: u64) -> Option<(u32, Dispensable)> {
         let now = i64::try_from(now).unwrap_or(i64::MAX);
+        if let Some((at, lane, dispensable)) = self.chosen
+            && at == now
+            && self.dirty.is_empty()
+        {
+            return Some((self.lanes[lane.0 as usize].first, dispensable));
+        }
+        self.choose(now)
+    }
+
+    fn choose(&mut self, now: i64) -> Option<(u32, Dispensable)> {
         while let Some(lane) = self.dirty.pop() {
             self.lanes[lane.0 as usize].is_dirty = false;
             self.file(lane, now);
@@ -206,20 +219,21 @@ impl Order {
             }
             self.file(lane, now);
         }
-        let resting = self.resting.last().map(|filed| self.described(filed, now));
-        let falling = self.falling.last().map(|filed| self.described(filed, now));
-        let (dispensable, _, place) = resting.max(falling)?;
-        Some((place, dispensable))
+        let resting = self.resting.last().map(|filed| Self::described(filed, now));
+        let falling = self.falling.last().map(|filed| Self::described(filed, now));
+        self.chosen = resting.max(falling).map(|(dispensable, _, lane)| (now, lane, dispensable));
+        let (_, lane, dispensable) = self.chosen?;
+        Some((self.lanes[lane.0 as usize].first, dispensable))
     }
 
-    fn described(&self, filed: &Filed, now: i64) -> (Dispensable, Reverse<u64>, u32) {
+    fn described(filed: &Filed, now: i64) -> (Dispensable, Reverse<u64>, Lane) {
         let (Filed::Floor { class, first, lane, .. } | Filed::Away { class, first, lane, .. }) =
             *filed;
         let away_ms = match *filed {
             Filed::Floor { floor_ms, .. } => floor_ms,
             Filed::Away { since, .. } => u64::try_from(now.saturating_sub(since.0)).unwrap_or(0),
         };
-        (Dispensable { class, away_ms }, first, self.lanes[lane.0 as usize].first)
+        (Dispensable { class, away_ms }, first, lane)
     }
 
     /// Sort a lane in where it belongs now.

@@ -4,10 +4,10 @@ use smallvec::smallvec;
 
 use crate::books::Books;
 use crate::error::Error;
+use crate::group::BLOCK;
 use crate::prefix::agents::AgentId;
 use crate::prefix::draft::Draft;
 use crate::prefix::end::{End, EndId};
-use crate::prefix::lookup::BLOCK;
 use crate::prefix::node::{Kind, NodeId, Piece};
 use crate::prefix::{Change, EndHandle, Index, Root};
 use crate::tokens::TokenSlice;
@@ -56,19 +56,23 @@ impl Index {
             let slot = span.block.slot();
             let piece =
                 Piece { group: span.group, slot, lo: span.lo, hi: span.hi, kind, readers: 0 };
-            if !self.is_here(id, &piece) {
-                self.attach(books, id, piece);
-            } else {
+            if self.is_here(id, &piece) {
                 // Another thread was faster.
                 self.gone.push(span.block);
                 books.vacate(slot);
+            } else {
+                self.attach(books, id, piece);
             }
         }
         let agent = self.agents.enter(draft.root, agent);
-        path.iter().for_each(|&id| self.own(id, agent));
+        for &id in &path {
+            self.own(id, agent);
+        }
         let published = self.publish_end(books, draft, &path, agent, kind)?;
         if self.goes_by_leaves() {
-            path.iter().rev().for_each(|&id| self.touch_node(id));
+            for &id in path.iter().rev() {
+                self.touch_node(id);
+            }
         }
         self.supersede_old_ends(&path);
         self.release(books, &draft.base);
@@ -105,15 +109,12 @@ impl Index {
         if self.goes_by_leaves() {
             self.order.remove(shorter.place());
         }
+        self.detach_whole(books, shorter);
         let parts = std::mem::take(&mut self.nodes[shorter].parts);
-        let whole = std::mem::take(&mut self.nodes[shorter].whole);
         for piece in &parts {
             self.record(books, Change::Removed, shorter, piece);
             self.record(books, Change::Stored, id, piece);
             books.move_to(piece.slot, id);
-        }
-        for piece in &whole {
-            self.detach(books, shorter, piece);
         }
         let ends = std::mem::take(&mut self.nodes[shorter].ends);
         for &end in &ends {

@@ -90,7 +90,9 @@ impl Index {
     pub(crate) fn arrive(&mut self, root: Root, agent: &str) -> AgentId {
         let now = self.now;
         if let Some(lost) = self.agents.lost(now) {
-            lost.into_iter().for_each(|id| self.leave_if_idle(id));
+            for id in lost {
+                self.leave_if_idle(id);
+            }
         }
         let id = self.agents.enter(root, agent);
         self.change(id, |agent| agent.arrive(now));
@@ -202,7 +204,7 @@ impl Index {
         for &end in &agent.ends {
             let Some(end) = self.ends.get(end) else { continue };
             let path = self.nodes.ancestry(end.node);
-            slots.extend(path.flat_map(|id| self.nodes[id].whole.iter().map(|piece| piece.slot)));
+            slots.extend(path.flat_map(|id| self.nodes[id].whole.iter().map(|whole| whole.slot)));
             slots.extend(&end.reads);
         }
         slots.sort_unstable_by_key(|slot| slot.0);

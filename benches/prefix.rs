@@ -1,0 +1,191 @@
+//! What does a token block cost in the prefix index: to look up, to hold, to publish, to evict?
+//!
+//! Pools of 1,000 to 1,000,000 blocks that are cached without exception, in paths of 128 blocks,
+//! published by four agents and by one agent for each path.
+
+mod cached;
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cached::{Agents, BLOCKS_PER_PATH, Cached, prompt, scattered};
+use criterion::measurement::WallTime;
+use criterion::{
+    BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+};
+use semantic_core::{Key, KeyWidth, Tokens};
+
+const BLOCKS: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
+/// Prompts that are asked for in turn: too many for the CPU's own caches, where the pool allows.
+const PROMPTS: u64 = 256;
+
+/// Time `call` for one prompt after the other, and call `after` untimed.
+fn in_turn<T>(
+    rounds: u64,
+    prompts: usize,
+    mut call: impl FnMut(usize) -> T,
+    mut after: impl FnMut(usize, T),
+) -> Duration {
+    let mut spent = Duration::ZERO;
+    for at in (0..prompts).cycle().take(usize::try_from(rounds).expect("few")) {
+        let start = Instant::now();
+        let out = black_box(call(at));
+        spent += start.elapsed();
+        after(at, out);
+    }
+    spent
+}
+
+/// What a lookup has to read in any case: each prompt against a second copy of its tokens, in an
+/// allocation for each block.
+fn comparison(group: &mut BenchmarkGroup<'_, WallTime>, blocks: u64) {
+    let paths = scattered(blocks / BLOCKS_PER_PATH, PROMPTS);
+    let prompts: Vec<Tokens> = paths.iter().map(|&path| prompt(path)).collect();
+    let all = |path| match prompt(path) {
+        Tokens::Narrow(ids) => ids.chunks(256).map(<[u32]>::to_vec).collect::<Vec<_>>(),
+        Tokens::Wide(_) => Vec::new(),
+    };
+    let cached: Vec<Vec<Vec<u32>>> = (0..blocks / BLOCKS_PER_PATH).map(all).collect();
+    group.bench_function(BenchmarkId::new("bare comparison", blocks), |b| {
+        b.iter_custom(|rounds| {
+            let compare = |at: usize| {
+                let Tokens::Narrow(ids) = &prompts[at] else { return 0 };
+                let path = &cached[usize::try_from(paths[at]).expect("few")];
+                path.iter().zip(ids.chunks(256)).filter(|(mine, theirs)| mine == theirs).count()
+            };
+            in_turn(rounds, prompts.len(), compare, |_, equal| assert_eq!(equal, 128))
+        });
+    });
+}
+
+fn hashing(group: &mut BenchmarkGroup<'_, WallTime>) {
+    let prompts: Vec<Tokens> = (0..16).map(prompt).collect();
+    group.bench_function("hashing", |b| {
+        b.iter_custom(|rounds| {
+            let chain = |at: usize| Key::default().chain(prompts[at].all(), KeyWidth::default());
+            in_turn(rounds, prompts.len(), chain, |_, keys| assert_eq!(keys.len(), 128))
+        });
+    });
+}
+
+fn hits(group: &mut BenchmarkGroup<'_, WallTime>, cached: &mut Cached, size: &str) {
+    let paths = scattered(cached.n_paths, PROMPTS);
+    let prompts: Vec<Tokens> = paths.iter().map(|&path| prompt(path)).collect();
+    group.bench_function(BenchmarkId::new("lookup", size), |b| {
+        b.iter_custom(|rounds| {
+            let root = cached.root;
+            let mut pool = cached.pool();
+            let prefixes = pool.prefixes();
+            let plan = |at: usize| {
+                let tokens = &prompts[at];
+                prefixes.plan(root, tokens.all(), tokens.len() as u64).expect("an open root")
+            };
+            in_turn(rounds, prompts.len(), plan, |_, plan| assert_eq!(plan.n_tokens, 32_768))
+        });
+    });
+    let agents: Vec<String> = paths.iter().map(|&path| cached.agent(path)).collect();
+    group.bench_function(BenchmarkId::new("hold, use, release", size), |b| {
+        b.iter_custom(|rounds| {
+            let root = cached.root;
+            let mut pool = cached.pool();
+            let mut prefixes = pool.prefixes();
+            let turn = |at: usize| {
+                let tokens = prompts[at].all();
+                let hold = prefixes.hold(root, tokens, u64::MAX).expect("an open root");
+                prefixes.used(root, &hold.plan, &agents[at]);
+                prefixes.release(hold);
+            };
+            in_turn(rounds, prompts.len(), turn, |_, ()| ())
+        });
+    });
+}
+
+/// Paths that are not cached take the room of others, which have gone before.
+fn publication(group: &mut BenchmarkGroup<'_, WallTime>, cached: &mut Cached, size: &str) {
+    let mut fresh = cached.n_paths;
+    for (keys_are_there, name) in [(true, "publish, keys before"), (false, "publish, keys within")]
+    {
+        group.bench_function(BenchmarkId::new(name, size), |b| {
+            b.iter_custom(|rounds| {
+                let mut spent = Duration::ZERO;
+                for _ in 0..rounds {
+                    let (path, tokens) = (fresh, Arc::new(prompt(fresh)));
+                    fresh += 1;
+                    let group = cached.group;
+                    let ids = cached.pool().allocate(BLOCKS_PER_PATH, group, "room").expect("room");
+                    cached.free(&[ids]);
+                    let start = Instant::now();
+                    let mut draft = cached.draft(&tokens, path);
+                    spent += start.elapsed();
+                    if keys_are_there {
+                        draft.compute_keys();
+                    }
+                    let start = Instant::now();
+                    cached.publish(draft, path);
+                    spent += start.elapsed();
+                }
+                spent
+            });
+        });
+    }
+}
+
+/// Agents allocate from a pool without a free block; then everything is cached again.
+fn eviction(group: &mut BenchmarkGroup<'_, WallTime>, cached: &mut Cached, size: &str, call: u64) {
+    // New paths each time, as many as are evicted in a sample.
+    let mut fresh = 2 * cached.n_paths + 1_000_000 * call;
+    let calls = (cached.n_paths * BLOCKS_PER_PATH).min(64 * BLOCKS_PER_PATH) / call;
+    group.throughput(Throughput::Elements(call));
+    let name = format!("allocate with eviction, calls of {call}");
+    group.bench_function(BenchmarkId::new(name, size), |b| {
+        b.iter_custom(|rounds| {
+            let mut spent = Duration::ZERO;
+            let mut left = rounds;
+            while left > 0 {
+                let n = left.min(calls);
+                left -= n;
+                let global = cached.group;
+                let mut ids = Vec::with_capacity(usize::try_from(n).expect("few"));
+                let start = Instant::now();
+                for _ in 0..n {
+                    let mut pool = cached.pool();
+                    ids.push(pool.allocate(black_box(call), global, "a1").expect("room"));
+                }
+                spent += start.elapsed();
+                cached.free(&ids);
+                for _ in 0..(n * call).div_ceil(BLOCKS_PER_PATH) {
+                    let draft = cached.draft(&Arc::new(prompt(fresh)), fresh);
+                    cached.publish(draft, fresh);
+                    fresh += 1;
+                }
+            }
+            spent
+        });
+    });
+}
+
+fn prefix(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("prefix");
+    group.sample_size(10).measurement_time(Duration::from_secs(1));
+    group.warm_up_time(Duration::from_millis(300));
+    for blocks in BLOCKS {
+        for (agents, word) in [(Agents::Four, "4 agents"), (Agents::OnePerPath, "agent per path")] {
+            let size = format!("{blocks}, {word}");
+            let mut cached = Cached::new(blocks, agents);
+            group.throughput(Throughput::Elements(BLOCKS_PER_PATH));
+            hits(&mut group, &mut cached, &size);
+            for call in [10, 128] {
+                eviction(&mut group, &mut cached, &size, call);
+            }
+            group.throughput(Throughput::Elements(BLOCKS_PER_PATH));
+            publication(&mut group, &mut cached, &size);
+        }
+        comparison(&mut group, blocks);
+    }
+    hashing(&mut group);
+    group.finish();
+}
+
+criterion_group!(benches, prefix);
+criterion_main!(benches);
