@@ -42,7 +42,10 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "tau-bench": ("taubench_airline_gpt4o", "--memory", "4GiB,12.25GiB", "--users", "4"),
     "miniswe": ("lmcache_miniswe", "--memory", "1GiB,4GiB"),
     "magagent": ("lmcache_magagent", "--memory", "1GiB,4GiB"),
-    "chat": ("mooncake_synthetic", "--memory", "12.25GiB,37.5GiB,125GiB,375GiB,1250GiB"),
+    # Sessions of this trace are inferred, so nobody could have told when one ended.
+    "chat, no hints": (
+        *("mooncake_synthetic", "--memory", "12.25GiB,37.5GiB,125GiB,375GiB,1250GiB", "--no-hints"),
+    ),
 }
 
 
