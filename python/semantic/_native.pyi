@@ -489,13 +489,6 @@ class PrefixIndex:
     def withdraw(self, end: int, agent_id: str) -> None:
         """One agent wants a published end no more; it goes when it was the last."""
 
-    def make_room(self, n_bytes: int) -> None:
-        """Evict until `n_bytes` are free.
-
-        Raises:
-            PoolExhaustedError: That cannot be; nothing was evicted.
-        """
-
     def evict_bytes(self, n_bytes: int) -> int:
         """Evict until so many cached bytes have gone or nothing may go; the bytes that went."""
 

@@ -180,10 +180,6 @@ impl PrefixIndex {
 
     // Eviction ------------------------------------------------------------------------------------
 
-    fn make_room(&self, py: Python<'_>, n_bytes: Count) -> PyResult<()> {
-        self.call(py, |prefixes, _| prefixes.make_room(n_bytes.0))
-    }
-
     fn evict_bytes(&self, py: Python<'_>, n_bytes: Count) -> PyResult<u64> {
         self.namespace.long(py, |prefixes| Ok(prefixes.evict_bytes(n_bytes.0)))
     }

@@ -131,7 +131,7 @@ fn narrow_list(list: &Bound<'_, PyList>) -> Option<Tokens> {
 }
 
 fn of_tuple(tuple: &Bound<'_, PyTuple>) -> PyResult<Tokens> {
-    let ids = tuple.iter_borrowed().map(|item| item.extract::<i64>());
+    let ids = tuple.iter_borrowed().map(pyo3::Borrowed::extract::<i64>);
     collected(tuple.py(), tuple.len(), ids)
 }
 

@@ -110,18 +110,28 @@ impl Index {
         let top = self.top(root)?;
         let all = tokens.all();
         let worth = self.policy.declines().then(|| self.standing(root, agent).when_used());
-        let whole = self.try_length(books, (root, top), tokens, all, known, worth);
-        let (affordable, bytes_short) = match whole {
-            Err(Refusal::Budget { bytes_short }) => (books.available(), bytes_short),
-            Err(Refusal::Declined) => (books.free(), 0),
-            _ => return Ok(whole),
-        };
-        let end = self.affordable_end(books, top, all, known, affordable);
-        if end == 0 {
-            return Ok(whole);
+        let mut end = all.len();
+        let mut bytes_short = 0;
+        loop {
+            let wanted = all.slice(0, end);
+            let refused = match self.try_length(books, (root, top), tokens, wanted, known, worth) {
+                Ok(draft) => return Ok(Ok(Draft { bytes_short, ..draft })),
+                Err(refused) => refused,
+            };
+            let room = match refused {
+                Refusal::Budget { bytes_short: short } => {
+                    bytes_short = short;
+                    books.available()
+                }
+                Refusal::Declined => books.free(),
+                Refusal::LostRows { .. } => 0,
+            };
+            let shorter = self.affordable_end(books, top, all, known, room);
+            if shorter == 0 || shorter >= end {
+                return Ok(Err(refused));
+            }
+            end = shorter;
         }
-        let shorter = self.try_length(books, (root, top), tokens, all.slice(0, end), known, worth);
-        Ok(shorter.map(|draft| Draft { bytes_short, ..draft }).or(whole))
     }
 
     /// Evict what is worth no more than something new, until that fits; False when it cannot.
