@@ -118,7 +118,7 @@ impl Index {
                 Ok(draft) => return Ok(Ok(Draft { bytes_short, ..draft })),
                 Err(refused) => refused,
             };
-            let room = match refused {
+            let available = match refused {
                 Refusal::Budget { bytes_short: short } => {
                     bytes_short = short;
                     books.available()
@@ -126,7 +126,7 @@ impl Index {
                 Refusal::Declined => books.free(),
                 Refusal::LostRows { .. } => 0,
             };
-            let shorter = self.affordable_end(books, top, all, known, room);
+            let shorter = self.affordable_end(books, top, all, known, available);
             if shorter == 0 || shorter >= end {
                 return Ok(Err(refused));
             }
