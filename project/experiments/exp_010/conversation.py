@@ -3,8 +3,8 @@
     python project/experiments/exp_010/conversation.py
 
 A system prompt of 4,000 tokens; the main agent's 70 turns of 400 new tokens and 200 answered ones;
-every tenth turn a sub-agent starts from the system prompt and works for ten turns of its own. All of
-it through the real CacheManager, without tensors. "Unshared" is what the published ends would cost
+every tenth turn a sub-agent starts from the system prompt and works for ten turns of its own. All
+of it through the real CacheManager, without tensors. "Unshared" is what those ends would cost
 apart.
 """
 
