@@ -2,8 +2,7 @@
 
 One object per block in a doubly linked free queue, a dict from chained SHA-256 block hashes to
 blocks, a list of blocks per request. No bytes, no windows, no partial blocks, no tokens compared.
-It is a stand-in, written for this experiment; where vLLM itself can be imported, `bench_admit.py`
-times its `BlockPool` operations as well.
+It is a stand-in, written for this experiment.
 """
 
 from __future__ import annotations
