@@ -66,14 +66,14 @@ impl Books<'_> {
         Ok(cost)
     }
 
-    /// Whether so much is free as it stands, in slots that are there: the usual case, seen cheaply.
+    /// Whether so much is free as it stands.
     #[inline]
     pub(crate) fn is_free(&self, wants: &[Want], extra_bytes: u64) -> bool {
         let cost = self.blocks.cost(wants);
         cost.is_some_and(|Cost { bytes, arrays }| {
             let free = self.free();
             bytes <= free && extra_bytes <= free - bytes && arrays <= self.blocks.arrays_free()
-        }) && self.blocks.new_slots(wants) == 0
+        })
     }
 
     /// Admit, and evict until the request fits into what is free: first the blocks that nobody
@@ -84,7 +84,8 @@ impl Books<'_> {
         wants: &[Want],
         extra_bytes: u64,
     ) -> Result<(), Error> {
-        if self.is_free(wants, extra_bytes) {
+        // In slots that are there: the usual case, seen cheaply.
+        if self.is_free(wants, extra_bytes) && self.blocks.new_slots(wants) == 0 {
             return Ok(());
         }
         let cost = self.admit(wants, extra_bytes)?;

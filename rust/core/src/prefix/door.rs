@@ -136,7 +136,8 @@ impl Prefixes<'_> {
     /// be.
     ///
     /// `known` has, for each group, the positions whose rows the live caches surely have. The inner
-    /// result says why nothing can be published; the index is as it was then.
+    /// result says why nothing can be published; the index is as it was then, but for what
+    /// [`Policy::Resident`] has found to be worth even less.
     ///
     /// # Errors
     ///

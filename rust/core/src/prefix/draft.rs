@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::group::{BLOCK, BLOCK_TOKENS, GroupId};
 use crate::id::{BlockId, SlotIndex};
 use crate::key::{Key, KeyWidth};
-use crate::prefix::node::NodeId;
+use crate::prefix::node::{NodeId, Piece};
 use crate::prefix::order::Dispensable;
 use crate::prefix::{Index, Root};
 use crate::reach::Span;
@@ -40,7 +40,7 @@ pub struct Draft {
     pub bytes_short: u64,
     pub(super) root: Root,
     pub(super) tokens: Arc<Tokens>,
-    pub(super) base: Vec<SlotIndex>,
+    pub(super) base: Vec<Piece>,
     parent_key: Key,
     key_width: KeyWidth,
     /// The keys of the token blocks that are new, once they are computed, from this number on.
@@ -73,7 +73,7 @@ pub enum Refusal {
         /// Bytes beyond what is free or evictable.
         bytes_short: u64,
     },
-    /// It is worth less than all that would have to go for it.
+    /// It is worth less than what would have to go for it.
     Declined,
     /// The live caches have lost rows that a hit would read.
     LostRows {
@@ -98,7 +98,8 @@ impl Index {
     /// Stage what is new of `tokens`, or of the longest prefix of them that fits.
     ///
     /// `known` has, for each group, the positions whose rows the live caches surely have. The
-    /// inner result says why nothing can be published; the index is as it was then.
+    /// inner result says why nothing can be published; the index is as it was then, but for what a
+    /// policy that declines has found to be worth even less.
     pub(crate) fn draft(
         &mut self,
         books: &mut Books<'_>,
@@ -148,7 +149,7 @@ impl Index {
         known: &[Vec<Span>],
         worth: Option<Dispensable>,
     ) -> Result<Draft, Refusal> {
-        let holders = self.holders(top, wanted);
+        let holders = self.holders(top, wanted, |_| false);
         let end = wanted.len() as u64;
         let missing = self.missing(&holders, end);
         if let Some(lost) = missing.iter().find(|missing| !is_known(missing, known)) {
@@ -156,7 +157,8 @@ impl Index {
             return Err(Refusal::LostRows { group, lo, hi });
         }
         let base = self.base_of(&holders, end);
-        books.lease(&base);
+        let leased: Vec<SlotIndex> = base.iter().map(|piece| piece.slot).collect();
+        books.lease(&leased);
         let mut wants: Vec<(GroupId, u64)> = Vec::new();
         for missing in &missing {
             match wants.last_mut() {
@@ -165,12 +167,12 @@ impl Index {
             }
         }
         if worth.is_some_and(|worth| !self.evict_for(books, &wants, worth)) {
-            self.release(books, &base);
+            self.release(books, &leased);
             return Err(Refusal::Declined);
         }
         let Ok(blocks) = books.stage(self, &wants) else {
             let bytes_short = books.bytes_short(&wants);
-            self.release(books, &base);
+            self.release(books, &leased);
             return Err(Refusal::Budget { bytes_short });
         };
         let staged = missing.iter().zip(blocks).map(|(missing, block)| {
@@ -198,11 +200,22 @@ impl Index {
         for span in &draft.spans {
             books.vacate(span.block.slot());
         }
-        self.release(books, &draft.base);
+        self.release_base(books, draft);
     }
 
-    /// The nodes that hold `tokens` already, from the first on; the last may hold more.
-    pub(super) fn holders(&self, top: NodeId, tokens: TokenSlice<'_>) -> Vec<NodeId> {
+    pub(super) fn release_base(&mut self, books: &mut Books<'_>, draft: &Draft) {
+        let leased: Vec<SlotIndex> = draft.base.iter().map(|piece| piece.slot).collect();
+        self.release(books, &leased);
+    }
+
+    /// The nodes that hold `tokens` already, from the first on; the last may hold more: then it is
+    /// one that has this end, or one that is `preferred`, if there is any.
+    pub(super) fn holders(
+        &self,
+        top: NodeId,
+        tokens: TokenSlice<'_>,
+        preferred: impl Fn(NodeId) -> bool,
+    ) -> Vec<NodeId> {
         let mut path = self.full_path(top, tokens);
         let start = path.len() * BLOCK;
         let rest = tokens.slice(start, tokens.len());
@@ -212,8 +225,9 @@ impl Index {
                 let mut ends = self.nodes[id].ends.iter();
                 ends.any(|&end| self.ends.get(end).is_some_and(|e| e.at == tokens.len() as u64))
             };
-            let first = self.nodes.longer(parent, rest).next();
-            path.extend(self.nodes.longer(parent, rest).find(ends_here).or(first));
+            let longer = || self.nodes.longer(parent, rest);
+            let preferred = || longer().find(|&id| preferred(id)).or(longer().next());
+            path.extend(longer().find(ends_here).or_else(preferred));
         }
         path
     }
@@ -257,9 +271,15 @@ impl Index {
     }
 
     /// What a publication that ends at `end` builds upon; other ends' windows may go for it.
-    fn base_of(&self, holders: &[NodeId], end: u64) -> Vec<SlotIndex> {
-        let whole = holders.iter().flat_map(|&id| &self.nodes[id].whole).map(|whole| whole.slot);
-        whole.chain(self.read_slots(holders, end)).collect()
+    fn base_of(&self, holders: &[NodeId], end: u64) -> Vec<Piece> {
+        let read = self.read_slots(holders, end);
+        let pieces = holders.iter().flat_map(|&id| {
+            let node = &self.nodes[id];
+            let is_read = |piece: &&Piece| read.contains(&piece.slot);
+            let whole = node.whole.iter().map(|&whole| node.piece(whole));
+            whole.chain(node.parts.iter().filter(is_read).copied())
+        });
+        pieces.collect()
     }
 
     /// The longest whole number of token blocks that fits into so many bytes, in tokens; 0 for none.
@@ -278,8 +298,9 @@ impl Index {
         if known.iter().any(|spans| spans.as_slice() != whole) {
             return 0;
         }
-        let holders = self.holders(top, tokens);
+        let holders = self.holders(top, tokens, |_| false);
         let base = self.base_of(&holders, tokens.len() as u64);
+        let base: Vec<SlotIndex> = base.iter().map(|piece| piece.slot).collect();
         books.lease(&base);
         let last = tokens.len() / BLOCK;
         let (mut low, mut high) = (holders.len().min(last), last);

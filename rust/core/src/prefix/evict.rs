@@ -5,6 +5,7 @@ use smallvec::SmallVec;
 use crate::books::Books;
 use crate::group::BLOCK;
 use crate::id::SlotIndex;
+use crate::prefix::agents::AgentId;
 use crate::prefix::end::{End, EndId};
 use crate::prefix::node::{NodeId, Piece};
 use crate::prefix::{Change, EndHandle, Index, Root};
@@ -18,11 +19,9 @@ impl Index {
     fn evict_leaf(&mut self, books: &mut Books<'_>) -> bool {
         while let Some((place, _)) = self.order.first(self.now) {
             let id = NodeId::at(place);
-            if self.is_leased(books, id) {
-                // Not to be looked at for each further victim: it comes back when it is released.
+            if self.is_leased(books, id) || !self.nodes[id].children.is_empty() {
+                // Not to be looked at again, whatever its lane: it comes back as an idle leaf.
                 self.order.remove(place);
-            } else if !self.nodes[id].children.is_empty() {
-                self.touch_node(id);
             } else {
                 self.count_evicted(id);
                 self.drop_leaf(books, id);
@@ -38,10 +37,7 @@ impl Index {
             let Some((place, _)) = self.order.first(self.now) else { break None };
             let id = EndId(place);
             // One that a running sequence holds whole frees nothing; parts of it may be shared.
-            let is_victim = self.ends.get(id).is_none_or(|end| {
-                end.reads.is_empty() || end.reads.iter().any(|&slot| books.leases(slot) == 0)
-            });
-            if is_victim {
+            if !self.ends.get(id).is_some_and(|end| self.is_held(books, end)) {
                 break Some(id);
             }
             self.order.remove(place);
@@ -53,6 +49,16 @@ impl Index {
         let Some(id) = victim else { return false };
         self.drop_counted(books, id);
         true
+    }
+
+    /// Whether all that a hit at an end needs last is leased, or the end is pinned.
+    fn is_held(&self, books: &Books<'_>, end: &End) -> bool {
+        let is_pinned =
+            |&id: &AgentId| self.agents.get(id).is_some_and(|agent| agent.pinned.is_some());
+        let whole = self.nodes[end.node].whole.iter().map(|whole| whole.slot);
+        let mut needed = whole.chain(end.reads.iter().copied()).peekable();
+        end.agents.iter().any(is_pinned)
+            || (needed.peek().is_some() && needed.all(|slot| books.leases(slot) > 0))
     }
 
     fn drop_counted(&mut self, books: &mut Books<'_>, id: EndId) {
@@ -87,9 +93,13 @@ impl Index {
     pub(crate) fn expire(&mut self, books: &mut Books<'_>, before: u64) {
         let is_old = |index: &Self, place| index.order.used_at(place).is_some_and(|at| at < before);
         if !self.goes_by_leaves() {
-            let ends: Vec<u32> = self.order.iter().filter(|&place| is_old(self, place)).collect();
-            for place in ends {
-                self.drop_end(books, EndId(place));
+            let may_go = |id: &EndId| {
+                is_old(self, id.0)
+                    && !self.ends.get(*id).is_some_and(|end| self.is_held(books, end))
+            };
+            let ends: Vec<EndId> = self.order.iter().map(EndId).filter(may_go).collect();
+            for id in ends {
+                self.drop_end(books, id);
             }
             return;
         }
@@ -184,11 +194,15 @@ impl Index {
     pub(super) fn prune(&mut self, books: &mut Books<'_>, id: NodeId) {
         let mut at = id;
         while let Some(parent) = self.nodes[at].parent {
-            if !self.nodes[at].children.is_empty() || self.is_leased(books, at) {
-                return;
-            }
-            if !self.nodes[at].ends.is_empty() {
+            let is_leased = self.is_leased(books, at);
+            if !self.nodes[at].ends.is_empty() && !is_leased && self.nodes[at].children.is_empty() {
                 self.shrink(books, at);
+            }
+            // Who took a lease before a fuller block came has none on that one: it needs no node.
+            let whole = &self.nodes[at].whole;
+            let is_passed = is_leased && whole.iter().all(|whole| books.leases(whole.slot) > 0);
+            let node = &self.nodes[at];
+            if is_passed || !node.children.is_empty() || !node.ends.is_empty() {
                 return;
             }
             self.remove_node(books, at);
@@ -253,10 +267,11 @@ impl Index {
         let is_there = |other: &&EndId| self.ends.get(**other).is_some_and(|end| end.at == at);
         if let Some(&other) = self.nodes[parent].ends.iter().find(is_there) {
             let agents = self.ends.get(id).map(|end| end.agents.clone()).unwrap_or_default();
-            self.remove_end(id);
+            // First the new claim: an agent without any is forgotten.
             for agent in agents {
                 self.claim(other, agent);
             }
+            self.remove_end(id);
             return;
         }
         // What wants the node also wants its parent: only the node, which goes, has a claim less.
@@ -275,6 +290,19 @@ impl Index {
         while let Some(piece) = self.nodes[id].parts.pop() {
             self.detach(books, id, &piece);
         }
+        let parent = self.nodes[id].parent;
         self.nodes.cut(id);
+        if let Some(parent) = parent.filter(|_| self.goes_by_leaves()) {
+            self.list_leaf(books, parent);
+        }
+    }
+
+    /// A node that has become an idle leaf, or has been one, may go.
+    pub(super) fn list_leaf(&mut self, books: &Books<'_>, id: NodeId) {
+        let node = &self.nodes[id];
+        let is_leaf = node.parent.is_some() && node.children.is_empty();
+        if is_leaf && !self.order.contains(id.place()) && !self.is_leased(books, id) {
+            self.touch_node(id);
+        }
     }
 }

@@ -149,21 +149,32 @@ impl Index {
     /// A hit was used by an agent: what it read goes last from now on.
     pub(crate) fn used(&mut self, root: Root, plan: &HitPlan, agent: &str) {
         let agent = self.arrive(root, agent);
-        for &id in plan.path.iter().rev() {
+        let path = self.remaining(root, plan);
+        for &id in path.iter().rev() {
             self.own(id, agent);
             if self.goes_by_leaves() {
                 self.touch_node(id);
             }
         }
-        for id in self.serving(plan) {
+        for id in self.serving(plan, &path) {
             self.touch_end(id);
         }
     }
 
+    /// The path of a plan, as far as it is there: a fuller block may have come in the place of one.
+    fn remaining(&self, root: Root, plan: &HitPlan) -> Vec<NodeId> {
+        let is_here = |&(start, id): &(u64, NodeId)| {
+            let node = &self.nodes[id];
+            node.is_here && node.root == root && node.parent.is_some() && node.start == start
+        };
+        let path = (0..).step_by(BLOCK).zip(plan.path.iter().copied());
+        path.filter(is_here).map(|(_, id)| id).collect()
+    }
+
     /// The ends that keep what a hit read: the one at its length, or else those behind it.
-    fn serving(&self, plan: &HitPlan) -> Vec<EndId> {
+    fn serving(&self, plan: &HitPlan, path: &[NodeId]) -> Vec<EndId> {
         let end_at = |id: &EndId| self.ends.get(*id).map_or(0, |end| end.at);
-        let behind = plan.path.iter().flat_map(|&id| self.nodes[id].ends.iter().copied());
+        let behind = path.iter().flat_map(|&id| self.nodes[id].ends.iter().copied());
         let behind: Vec<EndId> = behind.filter(|id| end_at(id) >= plan.n_tokens).collect();
         let exact = |id: &&EndId| end_at(id) == plan.n_tokens;
         if let Some(&exact) = behind.iter().find(exact) {
@@ -194,17 +205,12 @@ impl Index {
             }
             node.is_some()
         });
-        let nodes = || at_rest.iter().filter_map(|&(_, node)| node);
-        // Some were taken out of the order when it came to them.
-        if self.goes_by_leaves() && nodes().any(|node| !self.order.contains(node.place())) {
-            for node in nodes() {
-                self.touch_node(node);
-            }
-        }
         for (slot, node) in at_rest {
-            if let Some(node) = node {
-                self.settle_piece(books, node, slot);
+            let Some(node) = node else { continue };
+            if self.goes_by_leaves() {
+                self.list_leaf(books, node);
             }
+            self.settle_piece(books, node, slot);
         }
     }
 }

@@ -171,6 +171,7 @@ impl Index {
 
     /// Close a namespace: what no running sequence holds goes at once, the rest when it is released.
     pub(crate) fn close(&mut self, books: &mut Books<'_>, root: Root) {
+        self.dismiss(books, root);
         self.clear(books, root);
         let place = self.namespaces.get_mut(root.0 as usize);
         if let Some(space) = place.and_then(Option::take)
@@ -282,8 +283,20 @@ impl Index {
 
     // Pieces ------------------------------------------------------------------------------------
 
-    /// A block becomes findable in a node.
+    /// A staged block becomes findable in a node.
     fn attach(&mut self, books: &mut Books<'_>, id: NodeId, piece: Piece) {
+        books.seal(piece.slot, id);
+        self.join(books, id, piece);
+    }
+
+    /// A block that was held, but found nowhere, becomes findable again.
+    fn adopt(&mut self, books: &mut Books<'_>, id: NodeId, piece: Piece) {
+        books.move_to(piece.slot, id);
+        let hi = piece.hi.min(self.nodes[id].end());
+        self.join(books, id, Piece { hi, readers: 0, ..piece });
+    }
+
+    fn join(&mut self, books: &Books<'_>, id: NodeId, piece: Piece) {
         let is_bounded = self.bounded.iter().any(|(group, _)| *group == piece.group);
         let node = &mut self.nodes[id];
         if is_bounded {
@@ -292,7 +305,6 @@ impl Index {
             let Piece { slot, group, kind, .. } = piece;
             node.whole.push(Whole { slot, group, kind });
         }
-        books.seal(piece.slot, id);
         self.count(id, &piece, 1);
         self.record(books, Change::Stored, id, &piece);
     }

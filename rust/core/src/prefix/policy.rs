@@ -70,12 +70,12 @@ impl Policy {
         };
         let standing = expectation.of(agent);
         let class = match agent.priority {
-            _ if agent.hint == Hint::Ended => GONE,
+            _ if agent.hint == Hint::Ended || standing.class == GONE => GONE,
             Priority::Low => 2,
             Priority::Normal => 1,
             Priority::High => 0,
         };
-        Standing { class: class.max(standing.class), ..standing }
+        Standing { class, ..standing }
     }
 
     /// Whether something new may be worth less than all that is here, and is not kept then.

@@ -44,7 +44,8 @@ impl Index {
         if tokens.is_empty() {
             return Err(Error::NoTokens);
         }
-        let mut path = self.holders(top, tokens);
+        let is_base = |id| draft.base.iter().any(|piece| books.node(piece.slot) == Some(id));
+        let mut path = self.holders(top, tokens, is_base);
         let mut start = path.len() * BLOCK;
         while start < tokens.len() {
             let parent = path.last().copied().unwrap_or(top);
@@ -64,6 +65,13 @@ impl Index {
                 self.attach(books, id, piece);
             }
         }
+        // What the draft builds upon may have lost its place since; it is held, so it is as it was.
+        for &piece in &draft.base {
+            let id = path[usize::try_from(piece.lo).unwrap_or(usize::MAX) / BLOCK];
+            if books.node(piece.slot).is_none() && !self.is_here(id, &piece) {
+                self.adopt(books, id, piece);
+            }
+        }
         let agent = self.agents.enter(draft.root, agent);
         for &id in &path {
             self.own(id, agent);
@@ -75,7 +83,7 @@ impl Index {
             }
         }
         self.supersede_old_ends(&path);
-        self.release(books, &draft.base);
+        self.release_base(books, draft);
         self.renew_pins(books);
         Ok(published)
     }

@@ -122,6 +122,18 @@ impl Index {
         }
     }
 
+    /// The namespace of these agents is about to close: nobody can say anything of them any more.
+    pub(super) fn dismiss(&mut self, books: &mut Books<'_>, root: Root) {
+        let here = self.agents.iter().filter(|(_, agent)| agent.root == root);
+        for id in here.map(|(id, _)| id).collect::<Vec<_>>() {
+            let Some(agent) = self.agents.get_mut(id) else { continue };
+            (agent.hint, agent.priority) = (Hint::Ended, Priority::default());
+            let held = agent.pinned.take().unwrap_or_default();
+            self.release(books, &held);
+            self.leave_if_idle(id);
+        }
+    }
+
     /// What is known of the agent's next request. Of one that was never here nothing is remembered.
     pub(crate) fn hint(&mut self, root: Root, agent: &str, hint: Hint) {
         if let Some(id) = self.agents.find(root, agent) {
