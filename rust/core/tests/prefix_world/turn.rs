@@ -30,7 +30,7 @@ impl World {
                     assert_ne!(refusal, Refusal::Declined);
                     assert_eq!(before, after, "a refusal changes nothing");
                 }
-                // A kept front and a window may both want a block of one token block.
+                // A kept front may need a block of its own.
                 let blocks = prompt.len.div_ceil(256) + 1;
                 let whole: u64 = self.groups.iter().map(|g| g.bytes_per_block * blocks).sum();
                 let is_lost = matches!(refusal, Refusal::LostRows { .. });
