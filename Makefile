@@ -49,7 +49,7 @@ test-releases: wheel ## the MLX suites against each supported mlx-lm: all, or RE
 lint: $(VENV)/.built typecheck licences ## formatting, clippy, ruff, types, stubs, import contracts, licences
 	cargo fmt --all --check
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 

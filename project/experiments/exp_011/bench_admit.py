@@ -20,9 +20,9 @@ from pathlib import Path
 from time import perf_counter
 
 from peer import PeerManager
-from semantic.cli.simulate.weightless import WeightlessMaterialiser
 
 from semantic import BlockPool, CacheManager
+from semantic.cli.simulate.weightless import WeightlessMaterialiser
 from semantic.domain.native import TokenIds
 from semantic.mlx import spec_from_config
 
