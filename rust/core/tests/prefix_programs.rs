@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use semantic_core::{GroupSpec, Hint, KeyWidth, Policy, Priority, Reach};
 
 /// Positions near which sequences part, or end.
-const PLACES: [u64; 12] = [1, 2, 100, 255, 256, 257, 300, 511, 512, 513, 700, 768];
+const PLACES: [u64; 13] = [1, 2, 100, 255, 256, 257, 300, 384, 511, 512, 513, 700, 768];
 
 fn prompts() -> impl Strategy<Value = Prompt> {
     let place = || prop_oneof![6 => prop::sample::select(&PLACES[..]), 1 => 1..900_u64];

@@ -9,10 +9,7 @@
 //! Waiting is done without the GIL all the same: an uncontended call takes the lock at once and
 //! keeps the GIL, a contended one lets other Python threads run first, and long work always does.
 //!
-//! A panic inside would be a bug of the core. The books may be wrong then, and every later call says
-//! so instead of panicking too.
-
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+//! What is left of it without Python is `semantic-shared`'s, where it is tested.
 
 use pyo3::prelude::*;
 use semantic_core::{Error, Memory, PoolKey};
@@ -21,11 +18,11 @@ use crate::errors::raise;
 
 /// One budget, its pools, and their lock.
 #[derive(Clone)]
-pub(crate) struct Shared(Arc<Mutex<Memory>>);
+pub(crate) struct Shared(semantic_shared::Shared);
 
 impl Shared {
     pub(crate) fn new(memory: Memory) -> Self {
-        Self(Arc::new(Mutex::new(memory)))
+        Self(semantic_shared::Shared::new(memory))
     }
 
     /// Work that is over sooner than the GIL could be handed around.
@@ -35,12 +32,10 @@ impl Shared {
         py: Python<'_>,
         work: impl FnOnce(&mut Memory) -> Result<R, Error> + Send,
     ) -> PyResult<R> {
-        let done = match self.0.try_lock() {
-            Ok(mut memory) => work(&mut memory),
-            Err(TryLockError::WouldBlock) => return self.long(py, work),
-            Err(TryLockError::Poisoned(_)) => Err(poisoned()),
-        };
-        done.map_err(|error| raise(py, error))
+        match self.0.brief(work) {
+            Ok(done) => done.map_err(|error| raise(py, error)),
+            Err(work) => self.long(py, work),
+        }
     }
 
     /// Work in proportion to the pool, or to a long list.
@@ -49,24 +44,16 @@ impl Shared {
         py: Python<'_>,
         work: impl FnOnce(&mut Memory) -> Result<R, Error> + Send,
     ) -> PyResult<R> {
-        let done = py.detach(|| match self.0.lock() {
-            Ok(mut memory) => work(&mut memory),
-            Err(_) => Err(poisoned()),
-        });
-        done.map_err(|error| raise(py, error))
+        py.detach(|| self.0.long(work)).map_err(|error| raise(py, error))
     }
 
     /// Work of a finaliser, which has nobody to raise to.
     pub(crate) fn quietly(&self, work: impl FnOnce(&mut Memory)) {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        self.0.quietly(work);
     }
 
     /// Close a pool that Python has let go of.
     pub(crate) fn close(&self, key: &PoolKey) {
-        self.quietly(|memory| memory.close(key));
+        self.0.close(key);
     }
-}
-
-fn poisoned() -> Error {
-    Error::Broken { detail: "an earlier operation stopped in the middle".into() }
 }

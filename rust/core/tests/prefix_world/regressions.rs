@@ -166,7 +166,7 @@ fn a_draft_is_published_where_it_was_planned_not_in_a_sibling() {
 fn what_is_pinned_does_not_expire() {
     let whose = (0, 2);
     let old = [Op::Pin { whose }, draft(2, prompt(384)), PUBLISH, Op::Wait(60_000)];
-    for groups in [&[GLOBAL][..], &[GLOBAL, WINDOW], &[GLOBAL, CHUNK]] {
+    for groups in [&[GLOBAL][..], &[GLOBAL, WINDOW], &[GLOBAL, CHUNK], &[CHUNK]] {
         let program = [&old[..], &[Op::Wait(1), Op::Expire { ago: 0 }, Op::EvictBytes(1)]].concat();
         run(groups, 4000, &program);
     }
