@@ -1,4 +1,4 @@
-"""Which length of a matched prefix every group can serve, and from which rows (law 4).
+"""Which length of a matched prefix every group can serve (law 4): the oracle for the native `hit`.
 
 Pure functions over a path of nodes. Unbounded groups serve every position of the path; a bounded
 group serves `p` when its blocks cover what a hit at `p` reads:
@@ -57,7 +57,7 @@ def _agreed(groups: Sequence[_Longest], limit: int) -> int:
 
 def _blocks(group: LayerGroup, path: Sequence[PrefixNode]) -> list[SealedBlock]:
     return sorted(
-        (block for node in path for block in node.bounded.get(group.name, ())),
+        (block for node in path for block in node.bounded if block.group == group.name),
         key=lambda block: (block.lo, block.hi),
     )
 

@@ -1,97 +1,60 @@
-"""Which prefixes are cached: a tree of token blocks, their sealed blocks, and an eviction order.
+"""Which prefixes are cached, in plain Python: the oracle for the native index under "lru".
 
 What it protects:
 
-* A node is found by its chained key *and* by comparing its tokens: a collision is a miss.
-* Every node leads to a checkpoint, so nothing is kept that can complete no legal hit. Where every
-  group is unbounded, each position is legal and a checkpoint only marks a sequence's end.
-* Order of eviction: with bounded groups, the least recently used checkpoint, and the nodes that
-  lead nowhere without it. Otherwise the least recently used leaf. A path is touched from its tail
-  to its head, so the oldest node is always a leaf: tails go before heads.
+* A node is found by comparing its tokens, under its exact prefix.
+* Order of eviction: with bounded groups, the least recently used end, and the nodes that lead
+  nowhere without it; ends whose conversation has gone on go before all others. Otherwise the least
+  recently used leaf. A path is touched from its tail to its head, so tails go before heads.
 * What a running sequence holds is never a victim.
 
-It knows no bytes, no pool, no MLX and no lock: its caller holds one. It answers with the
-blocks that left it.
+It knows no bytes, no pool and no MLX. It answers with the blocks that left it. Of agents it knows
+names, not hints, priorities, pins or habits.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from semantic.domain.layer_group import BLOCK_TOKENS
 from semantic.domain.reports import HitPlan
 from semantic.domain.value_objects import ModelCacheSpec
 from semantic.testing.reference_hit import plan_hit
-from semantic.testing.reference_keys import BlockHash, Tokens, block_key
+from semantic.testing.reference_keys import Tokens
 from semantic.testing.reference_node import (
-    Checkpoint,
-    Claim,
     PrefixNode,
     SealedBlock,
+    SequenceEnd,
     common_prefix,
 )
+from semantic.testing.reference_tree import PrefixTree
 
-__all__ = ["MissingSpan", "PrefixCollisionError", "PrefixIndex"]
+__all__ = ["ReferenceIndex"]
 
 _KEPT_TURN_ENDS = 2
 """Recent ends of one conversation that keep their place in the order: the next turn continues from
 the last one, or from the one before when the answer was tokenised differently."""
 
 
-class PrefixCollisionError(Exception):
-    """Two different token blocks have one key. Stays inside the application."""
-
-
-@dataclass(frozen=True, slots=True)
-class MissingSpan:
-    """Rows that a publication needs and the index does not have."""
-
-    group: str
-    lo: int
-    hi: int
-
-
-class PrefixIndex:
+class ReferenceIndex:
     """The cached prefixes of one namespace.
 
     Args:
         spec: The geometry.
-        root: Parent key of every first block: the namespace's root.
-        hash_block: The key function; tests inject a weak one.
     """
 
-    def __init__(
-        self, spec: ModelCacheSpec, root: bytes, hash_block: BlockHash = block_key
-    ) -> None:
+    def __init__(self, spec: ModelCacheSpec) -> None:
         self._spec = spec
-        self._hash = hash_block
-        self._root = PrefixNode(root, Tokens("q"), 0)
-        self._unbounded = [group for group in spec.groups if not group.is_bounded]
-        self._bounded = [group for group in spec.groups if group.is_bounded]
-        self._nodes: OrderedDict[PrefixNode, None] = OrderedDict()
-        self._checkpoints: OrderedDict[Checkpoint, None] = OrderedDict()
-        self._blocks: dict[int, SealedBlock] = {}
-        self.blocks_by_kind: Counter[tuple[str, str]] = Counter()
-
-    def __len__(self) -> int:
-        """Published ends of sequences."""
-        return len(self._checkpoints)
+        self.tree = PrefixTree(spec)
+        # Lists in the order of eviction. Nodes matter where every group is unbounded.
+        self._nodes: list[PrefixNode] = []
+        self._superseded: list[SequenceEnd] = []
+        self._ends: list[SequenceEnd] = []
 
     @property
-    def checkpoints(self) -> Iterable[Checkpoint]:
-        """Every published end, least recently used first."""
-        return self._checkpoints.keys()
-
-    @property
-    def n_blocks(self) -> int:
-        """Sealed blocks that can be found."""
-        return len(self._blocks)
-
-    def block(self, block_id: int) -> SealedBlock | None:
-        """The sealed block of that id, while it can be found."""
-        return self._blocks.get(block_id)
+    def ends(self) -> list[SequenceEnd]:
+        """Every published end, the next to go first."""
+        return [*self._superseded, *self._ends]
 
     # Lookup ------------------------------------------------------------------------------------
 
@@ -99,362 +62,169 @@ class PrefixIndex:
         """The longest hit of at most `limit` tokens. Changes nothing.
 
         A partial block is looked for beside the deepest full one, and with bounded groups beside
-        every one: a checkpoint inside a token block lives in the one sibling that took it over.
+        every one: an end inside a token block lives in the one sibling that took it over.
         """
-        path = self._full_path(tokens)
+        path = self.tree.full_path(tokens)
         best = plan_hit(self._spec, path, min(len(path) * BLOCK_TOKENS, limit))
         for depth in range(len(path), -1, -1):
-            if min((depth + 1) * BLOCK_TOKENS, limit) <= best.n_tokens:
-                break
-            best = self._best_beside(path[:depth], tokens, limit, best)
-            if not self._bounded:
-                break
+            for child, end in self._beside(path[:depth], tokens, limit):
+                if end > max(depth * BLOCK_TOKENS, best.n_tokens):
+                    candidate = plan_hit(self._spec, [*path[:depth], child], end)
+                    best = max(best, candidate, key=lambda plan: plan.n_tokens)
         return best
 
-    def _best_beside(
-        self, path: list[PrefixNode], tokens: Tokens, limit: int, best: HitPlan
-    ) -> HitPlan:
+    def matched(self, tokens: Tokens, limit: int) -> int:
+        """Tokens that are cached in some way, restorable or not."""
+        path = self.tree.full_path(tokens)
+        ends = [end for _, end in self._beside(path, tokens, limit)]
+        return max([min(len(path) * BLOCK_TOKENS, limit), *ends])
+
+    def _beside(
+        self, path: Sequence[PrefixNode], tokens: Tokens, limit: int
+    ) -> list[tuple[PrefixNode, int]]:
+        """The children of the last node, and how far each goes along with `tokens`."""
         start = len(path) * BLOCK_TOKENS
         rest = tokens[start : start + BLOCK_TOKENS]
-        for child in (path[-1] if path else self._root).children.values():
-            end = min(start + common_prefix(child.tokens, rest), limit)
-            if end > max(start, best.n_tokens):
-                candidate = plan_hit(self._spec, [*path, child], end)
-                best = max(best, candidate, key=lambda plan: plan.n_tokens)
-        return best
+        children = (path[-1] if path else self.tree.root).children
+        return [(c, min(start + common_prefix(c.tokens, rest), limit)) for c in children]
 
-    def touch(self, plan: HitPlan) -> None:
-        """Make what a hit reads the most recently used."""
-        blocks = [self._blocks[block_id] for block_id in plan.block_ids]
-        nodes = dict.fromkeys(b.node for b in sorted(blocks, key=lambda b: -b.lo) if b.node)
-        for node in nodes:
-            self._nodes.move_to_end(node)
-        for checkpoint in self._serving(nodes, plan.n_tokens, blocks):
-            self._checkpoints.move_to_end(checkpoint)
+    # Use ---------------------------------------------------------------------------------------
+
+    def used(self, blocks: Sequence[SealedBlock], n_tokens: int) -> None:
+        """What a hit of so many tokens reads goes last from now on."""
+        nodes = {block.node: None for block in blocks if block.node is not None}
+        path = max((node.path for node in nodes), key=len, default=[])
+        for node in reversed(path):
+            self._touch_node(node)
+        for end in self._serving(path, n_tokens, blocks):
+            self._touch_end(end)
 
     def _serving(
-        self, nodes: Iterable[PrefixNode], end: int, blocks: Sequence[SealedBlock]
-    ) -> list[Checkpoint]:
-        """The checkpoints that keep these blocks: the one at `end`, or else those behind it."""
-        later = [c for node in nodes for c in node.checkpoints.values() if c.end >= end]
-        if self._bounded:
-            later = [c for c in later if any(block in c.reads for block in blocks)]
-        return [c for c in later if c.end == end] or later
+        self, path: Sequence[PrefixNode], n_tokens: int, blocks: Sequence[SealedBlock]
+    ) -> list[SequenceEnd]:
+        """The ends that keep these blocks: the one at the hit's length, or else those behind it."""
+        behind = [end for node in path for end in node.ends if end.at >= n_tokens]
+        exact = [end for end in behind if end.at == n_tokens]
+        if self.tree.bounded:
+            behind = [end for end in behind if any(block in end.reads for block in blocks)]
+        return exact or behind
 
-    def _full_path(self, tokens: Tokens) -> list[PrefixNode]:
-        path: list[PrefixNode] = []
-        node: PrefixNode | None = self._root
-        for start in range(0, len(tokens) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
-            node = self._child(node, tokens[start : start + BLOCK_TOKENS]) if node else None
-            if node is None:
-                break
-            path.append(node)
-        return path
+    def _touch_node(self, node: PrefixNode) -> None:
+        if not self.tree.bounded:
+            if node in self._nodes:
+                self._nodes.remove(node)
+            self._nodes.append(node)
 
-    def _child(self, parent: PrefixNode, tokens: Tokens) -> PrefixNode | None:
-        child = parent.children.get(self._hash(parent.key, tokens.tobytes()))
-        return child if child is not None and child.tokens == tokens else None
+    def _touch_end(self, end: SequenceEnd) -> None:
+        self._forget_end(end)
+        self._ends.append(end)
+
+    def _forget_end(self, end: SequenceEnd) -> None:
+        for order in (self._superseded, self._ends):
+            if end in order:
+                order.remove(end)
 
     # Publication -------------------------------------------------------------------------------
 
-    def holders(self, tokens: Tokens) -> list[PrefixNode]:
-        """The nodes that hold `tokens` already, from the first on; the last may hold more."""
-        path = self._full_path(tokens)
-        rest = tokens[len(path) * BLOCK_TOKENS :]
-        if 0 < len(rest) < BLOCK_TOKENS:
-            parent = path[-1] if path else self._root
-            longer = [c for c in parent.children.values() if c.tokens[: len(rest)] == rest]
-            if longer:
-                end = parent.end + len(rest)
-                path.append(next((c for c in longer if end in c.checkpoints), longer[0]))
-        return path
-
-    def missing(self, tokens: Tokens, nodes: Sequence[PrefixNode]) -> list[MissingSpan]:
-        """What has to be captured so that a hit at `len(tokens)` becomes legal.
-
-        What a hit reads of the bounded groups comes first: without it the others serve nothing.
-        """
-        end = len(tokens)
-        missing = []
-        for group, number, lo, hi in self._reads(end):
-            node = nodes[number] if number < len(nodes) else None
-            if node is None or node.bounded_block(group, lo, hi) is None:
-                missing.append(MissingSpan(group, lo, hi))
-        for start in range(len(nodes) * BLOCK_TOKENS, end, BLOCK_TOKENS):
-            hi = min(start + BLOCK_TOKENS, end)
-            missing += [MissingSpan(group.name, start, hi) for group in self._unbounded]
-        return missing
-
-    def _reads(self, end: int) -> Iterator[tuple[str, int, int, int]]:
-        """What a hit at `end` reads of bounded groups: (group, token block, first, last)."""
-        for group in self._bounded:
-            for first, last in group.spans_needed(end):
-                for number in range(first // BLOCK_TOKENS, -(-last // BLOCK_TOKENS)):
-                    start = number * BLOCK_TOKENS
-                    yield group.name, number, max(start, first), min(start + BLOCK_TOKENS, last)
-
     def publish(
-        self, tokens: Tokens, agent_id: str, kind: str, captured: Sequence[SealedBlock]
-    ) -> tuple[Claim, list[SealedBlock]]:
-        """Make `tokens` findable, with the blocks that `missing` asked for.
+        self,
+        tokens: Tokens,
+        nodes: Sequence[PrefixNode],
+        captured: Sequence[SealedBlock],
+        agent_id: str,
+        kind: str,
+    ) -> tuple[SequenceEnd, bool, bool, list[SealedBlock]]:
+        """Make `tokens` findable, with the blocks that were missing beside what `nodes` hold.
 
         Returns:
-            The agent's claim on the end of `tokens`; and the blocks that are not needed (any more):
-            another thread was faster, or a partial block was replaced by a fuller one.
-
-        Raises:
-            PrefixCollisionError: A key on the way belongs to other tokens; nothing changed.
+            The end; whether it is new; whether it is for this agent; and the blocks that are not
+            needed: partial ones that fuller ones have replaced, and captured ones as good as those.
         """
-        self._refuse_collisions(tokens)
-        surplus: list[SealedBlock] = []
-        path = self.holders(tokens)
-        for start in range(len(path) * BLOCK_TOKENS, len(tokens), BLOCK_TOKENS):
-            parent = path[-1] if path else self._root
-            path.append(self._add_node(parent, tokens[start : start + BLOCK_TOKENS], surplus))
-        for block in captured:
-            if not self._place(path[block.lo // BLOCK_TOKENS], block):
-                surplus.append(block)
-        claim = self._claim(path, len(tokens), agent_id, kind)
+        path = self.tree.holders(tokens, nodes)
+        surplus = self.tree.grow(path, tokens)
+        surplus += [block for block in captured if not self.tree.place(block, path)]
+        is_new = path[-1].end_at(len(tokens)) is None
+        end = self.tree.end(path, len(tokens), kind)
+        is_new_agent = agent_id not in end.agents
+        end.agents.add(agent_id)
+        self._touch_end(end)
         for node in reversed(path):
-            self._nodes.move_to_end(node)
-        self._demote_old_ends(path)
-        return claim, surplus
+            self._touch_node(node)
+        self._supersede_old_ends(path)
+        return end, is_new, is_new_agent, surplus
 
-    def _refuse_collisions(self, tokens: Tokens) -> None:
-        parent: PrefixNode | None = self._root
-        for start in range(0, len(tokens), BLOCK_TOKENS):
-            chunk = tokens[start : start + BLOCK_TOKENS]
-            if parent is None:
-                return
-            child = parent.children.get(self._hash(parent.key, chunk.tobytes()))
-            if child is not None and child.tokens != chunk:
-                raise PrefixCollisionError(f"a key collides at position {start}")
-            parent = child
+    def _supersede_old_ends(self, path: Sequence[PrefixNode]) -> None:
+        ends = [end for node in path for end in node.ends if end.kind != "system"]
+        ends.sort(key=lambda end: end.at)
+        for end in ends[:-_KEPT_TURN_ENDS]:
+            self._forget_end(end)
+            self._superseded.append(end)
 
-    def _add_node(
-        self, parent: PrefixNode, tokens: Tokens, surplus: list[SealedBlock]
-    ) -> PrefixNode:
-        key = self._hash(parent.key, tokens.tobytes())
-        node = PrefixNode(key, tokens, parent.end, None if parent is self._root else parent)
-        shorter = [c for c in parent.children.values() if c.tokens == tokens[: len(c.tokens)]]
-        for child in shorter:
-            self._absorb(node, child, surplus)
-            del parent.children[child.key]
-        parent.children[key] = node
-        self._nodes[node] = None
-        return node
-
-    def _absorb(self, node: PrefixNode, shorter: PrefixNode, surplus: list[SealedBlock]) -> None:
-        """Take over what a partial node has; fuller unbounded blocks replace its own."""
-        for group, blocks in shorter.bounded.items():
-            node.bounded.setdefault(group, []).extend(blocks)
-            for block in blocks:
-                block.node = node
-        for checkpoint in shorter.checkpoints.values():
-            checkpoint.node = node
-            node.checkpoints[checkpoint.end] = checkpoint
-        for block in shorter.unbounded.values():
-            self._forget_block(block)
-            surplus.append(block)
-        del self._nodes[shorter]
-
-    def _place(self, node: PrefixNode, block: SealedBlock) -> bool:
-        """Give a block to its node, unless the node has one as good."""
-        if not self._spec.group(block.group).is_bounded:
-            if block.group in node.unbounded:
-                return False
-            node.unbounded[block.group] = block
-        else:
-            if node.bounded_block(block.group, block.lo, block.hi) is not None:
-                return False
-            node.bounded.setdefault(block.group, []).append(block)
-        block.node = node
-        self._blocks[block.block_id] = block
-        self.blocks_by_kind[block.kind, block.group] += 1
-        return True
-
-    def _forget_block(self, block: SealedBlock) -> None:
-        del self._blocks[block.block_id]
-        self.blocks_by_kind[block.kind, block.group] -= 1
-        block.node = None
-
-    def _claim(self, path: Sequence[PrefixNode], end: int, agent_id: str, kind: str) -> Claim:
-        node = path[-1]
-        existing = node.checkpoints.get(end)
-        if existing is not None:
-            claim = Claim(existing, is_new_end=False, is_new_agent=agent_id not in existing.agents)
-            existing.agents.add(agent_id)
-            self._checkpoints.move_to_end(existing)
-            return claim
-        checkpoint = Checkpoint(node, end, {agent_id}, kind, self.reads_at(path, end))
-        for block in checkpoint.reads:
-            block.checkpoints += 1
-        node.checkpoints[end] = checkpoint
-        self._checkpoints[checkpoint] = None
-        return Claim(checkpoint, is_new_end=True, is_new_agent=True)
-
-    def reads_at(self, path: Sequence[PrefixNode], end: int) -> list[SealedBlock]:
-        """The bounded blocks along `path` that a hit at `end` reads, as far as they are there."""
-        found = (
-            path[number].bounded_block(group, lo, hi)
-            for group, number, lo, hi in self._reads(end)
-            if number < len(path)
-        )
-        return [block for block in found if block is not None]
-
-    def settle(self, checkpoint: Checkpoint, agent_id: str) -> None:
+    def settle(self, end: SequenceEnd, agent_id: str) -> list[SealedBlock]:
         """The turn is over: drop the agent's own shorter ends that this one serves as well.
 
         Where every position is legal, a longer sequence serves all that a shorter one did.
         """
-        node: PrefixNode | None = checkpoint.node
-        while node is not None and not self._bounded and checkpoint in self._checkpoints:
-            for end, covered in list(node.checkpoints.items()):
-                if end < checkpoint.end and covered.agents <= {agent_id}:
-                    del self._checkpoints[node.checkpoints.pop(end)]
-            node = node.parent
-
-    def _demote_old_ends(self, path: Sequence[PrefixNode]) -> None:
-        ends = [c for node in path for c in node.checkpoints.values() if c.kind != "system"]
-        ends.sort(key=lambda checkpoint: checkpoint.end)
-        for checkpoint in reversed(ends[:-_KEPT_TURN_ENDS]):
-            self._checkpoints.move_to_end(checkpoint, last=False)
+        freed: list[SealedBlock] = []
+        if not self.tree.bounded and end in self.ends:
+            for node in end.node.path:
+                for covered in list(node.ends):
+                    if covered.at < end.at and covered.agents <= {agent_id}:
+                        freed += self.drop(covered)
+        return freed
 
     # Eviction ----------------------------------------------------------------------------------
 
     def evict_one(self) -> list[SealedBlock] | None:
-        """Let go of the least valuable thing.
+        """Let go of the least wanted thing.
 
         Returns:
             The blocks that it frees, which may be none; None when nothing may go.
         """
-        return self._evict_checkpoint() if self._bounded else self._evict_oldest_leaf()
+        return self._evict_end() if self.tree.bounded else self._evict_leaf()
 
-    def _evict_checkpoint(self) -> list[SealedBlock] | None:
-        for checkpoint in self._checkpoints:
+    def _evict_end(self) -> list[SealedBlock] | None:
+        held = []
+        victim = None
+        for end in self.ends:
+            needed = [*end.node.unbounded.values(), *end.reads]
             # One that a running sequence holds whole frees nothing; parts of it may be shared.
-            if not checkpoint.reads or not all(block.leases for block in checkpoint.reads):
-                return self.drop(checkpoint)
-        return None
+            if not needed or not all(block.leases for block in needed):
+                victim = end
+                break
+            held.append(end)
+        for end in held:
+            self._touch_end(end)
+        return None if victim is None else self.drop(victim)
 
-    def _evict_oldest_leaf(self) -> list[SealedBlock] | None:
-        for _ in range(len(self._nodes)):
-            node = next(iter(self._nodes))
-            if not node.children and not node.is_leased:
-                return self._evict_leaf(node)
-            # In use: not to be looked at again for each further victim.
-            self._nodes.move_to_end(node)
-        return None
+    def _evict_leaf(self) -> list[SealedBlock] | None:
+        while True:
+            self._nodes = [node for node in self._nodes if node.parent is not None]
+            if not self._nodes:
+                return None
+            node = self._nodes[0]
+            if node.is_leased:
+                self._nodes.remove(node)  # it comes back when it is released
+            elif node.children:
+                self._touch_node(node)
+            else:
+                ends = list(node.ends)
+                freed = self.tree.drop_leaf(node)
+                for end in ends:
+                    if not end.agents:
+                        self._forget_end(end)
+                return freed
 
-    def drop(self, checkpoint: Checkpoint) -> list[SealedBlock]:
+    def drop(self, end: SequenceEnd) -> list[SealedBlock]:
         """Forget a published end and all that nothing else needs; the freed blocks."""
-        if checkpoint not in self._checkpoints:
-            return []
-        del self._checkpoints[checkpoint]
-        del checkpoint.node.checkpoints[checkpoint.end]
-        for block in checkpoint.reads:
-            block.checkpoints -= 1
-        unneeded = [block for block in checkpoint.reads if not block.checkpoints]
-        return self.released(unneeded) + self._prune(checkpoint.node)
+        self._forget_end(end)
+        return self.tree.drop(end)
 
     def released(self, blocks: Iterable[SealedBlock]) -> list[SealedBlock]:
-        """After leases or checkpoints ended: those blocks that nothing needs any more."""
-        freed = []
-        for block in blocks:
-            node = block.node
-            if node is None or block.leases:
-                continue
-            if block.group in node.bounded and not block.checkpoints:
-                freed.append(self._remove_bounded_block(node, block))
-            freed += self._prune(node)
-        return freed
-
-    def discard(self, block_ids: Iterable[int]) -> list[SealedBlock]:
-        """Blocks are gone from the pool: forget all that needs them; what that frees besides."""
-        gone = set(block_ids)
-        freed: list[SealedBlock] = []
-        for block_id in gone:
-            block = self._blocks.get(block_id)
-            if block is not None and block.node is not None:
-                freed += self._discard_block(block, block.node)
-        return [block for block in freed if block.block_id not in gone]
-
-    def _discard_block(self, block: SealedBlock, node: PrefixNode) -> list[SealedBlock]:
-        freed: list[SealedBlock] = []
-        if self._bounded:
-            for behind in _tails_first(node):
-                for checkpoint in list(behind.checkpoints.values()):
-                    if block.group in node.unbounded or block in checkpoint.reads:
-                        freed += self.drop(checkpoint)
-        else:
-            for behind in _tails_first(node):
-                freed += self._evict_leaf(behind)
-        return freed
-
-    def clear(self) -> list[SealedBlock]:
-        """Forget everything that no lease holds; the freed blocks."""
-        return [block for c in list(self._checkpoints) for block in self.drop(c)]
-
-    def _evict_leaf(self, node: PrefixNode) -> list[SealedBlock]:
-        for checkpoint in list(node.checkpoints.values()):
-            self._shorten(checkpoint)
-        return self._remove_node(node)
-
-    def _shorten(self, checkpoint: Checkpoint) -> None:
-        """The sequence loses its last node; what is left of it stays a sequence."""
-        parent = checkpoint.node.parent
-        del checkpoint.node.checkpoints[checkpoint.end]
-        if parent is None or parent.end in parent.checkpoints:
-            if parent is not None:
-                parent.checkpoints[parent.end].agents |= checkpoint.agents
-            del self._checkpoints[checkpoint]
-            return
-        checkpoint.node, checkpoint.end = parent, parent.end
-        parent.checkpoints[parent.end] = checkpoint
-
-    def _prune(self, node: PrefixNode | None) -> list[SealedBlock]:
-        freed: list[SealedBlock] = []
-        while node is not None and node in self._nodes and not node.children:
-            if node.is_leased:
-                break
-            if node.checkpoints:
-                self._shrink(node, max(node.checkpoints))
-                break
-            freed += self._remove_node(node)
-            node = node.parent
-        return freed
-
-    def _shrink(self, node: PrefixNode, end: int) -> None:
-        """Forget the tokens of a leaf behind `end`: no published sequence reaches them."""
-        parent = node.parent or self._root
-        tokens = node.tokens[: end - node.start]
-        key = self._hash(parent.key, tokens.tobytes())
-        if key in parent.children:
-            return
-        parent.children[key] = parent.children.pop(node.key)
-        node.key, node.tokens = key, tokens
-        for block in node.blocks():
-            block.hi = min(block.hi, end)
-
-    def _remove_node(self, node: PrefixNode) -> list[SealedBlock]:
-        siblings = (node.parent or self._root).children
-        del siblings[node.key]
-        del self._nodes[node]
-        freed = list(node.blocks())
-        for block in freed:
-            self._forget_block(block)
-        return freed
-
-    def _remove_bounded_block(self, node: PrefixNode, block: SealedBlock) -> SealedBlock:
-        node.remove_bounded_block(block)
-        self._forget_block(block)
-        return block
-
-
-def _tails_first(node: PrefixNode) -> Iterator[PrefixNode]:
-    """The node and all behind it, children before their parents; paths may be long."""
-    order, stack = [], [node]
-    while stack:
-        order.append(stack.pop())
-        stack.extend(order[-1].children.values())
-    return reversed(order)
+        """After leases have gone, tails first: those blocks that nothing needs any more."""
+        at_rest = [b for b in blocks if b.node is not None and not b.leases]
+        if any(block.node not in self._nodes for block in at_rest):
+            for block in at_rest:
+                if block.node is not None:
+                    self._touch_node(block.node)
+        return self.tree.released(at_rest)

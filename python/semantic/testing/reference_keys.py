@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from hashlib import blake2b
 from sys import byteorder
 from typing import TYPE_CHECKING
 
 from semantic.domain.identity import KEY_BYTES
 
-__all__ = ["BlockHash", "Tokens", "block_key", "pack"]
+__all__ = ["Tokens", "block_key", "pack"]
 
 if TYPE_CHECKING:
     Tokens = array[int]
 else:  # the class takes no arguments at run time before Python 3.12
     Tokens = array
 """Token ids as `array('q')`: signed 64 bit, since servers mark image patches with negative ids."""
-
-BlockHash = Callable[[bytes, bytes], bytes]
-"""(parent key, token bytes) -> key; replaced by tests that force collisions."""
 
 
 def block_key(parent: bytes, tokens: bytes) -> bytes:
@@ -33,7 +30,7 @@ def block_key(parent: bytes, tokens: bytes) -> bytes:
 
 
 def pack(tokens: Iterable[int]) -> Tokens:
-    """Token ids as signed 64-bit integers, never narrowed."""
+    """Token ids as signed 64-bit integers, never narrowed; keys are made of their bytes."""
     packed = array("q", tokens)
     if byteorder == "big":
         packed.byteswap()

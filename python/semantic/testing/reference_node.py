@@ -1,4 +1,4 @@
-"""The nodes of the prefix index: token blocks, the sealed blocks they own, and checkpoints."""
+"""The nodes of the plain-Python prefix index: token blocks, sealed blocks, published ends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from semantic.ports.outbound import BlockData
 from semantic.testing.reference_keys import Tokens
 
-__all__ = ["Checkpoint", "Claim", "PrefixNode", "SealedBlock", "common_prefix"]
+__all__ = ["PrefixNode", "SealedBlock", "SequenceEnd", "common_prefix"]
 
 
 @dataclass(eq=False, slots=True)
@@ -22,8 +22,9 @@ class SealedBlock:
         hi: End of the valid positions.
         data: The tensors, by name.
         kind: What kind of segment published it.
+        node: Where it is found; None when it is found no more.
         leases: Running sequences that hold it.
-        checkpoints: Checkpoints that read it; unused in unbounded groups.
+        readers: Published ends that read it; unused in unbounded groups.
     """
 
     block_id: int
@@ -34,7 +35,7 @@ class SealedBlock:
     kind: str
     node: PrefixNode | None = None
     leases: int = 0
-    checkpoints: int = 0
+    readers: int = 0
 
     def covers(self, lo: int, hi: int) -> bool:
         """Whether all of `[lo, hi)` is valid here."""
@@ -42,37 +43,24 @@ class SealedBlock:
 
 
 @dataclass(eq=False, slots=True)
-class Checkpoint:
+class SequenceEnd:
     """A published end of a sequence: from here on, every group can be restored.
 
     Args:
+        handle: Its name.
         node: The node of its last token.
-        end: Its length in tokens.
+        at: Its length in tokens.
+        kind: What kind of segment ends here.
+        reads: The blocks of bounded groups that a hit here reads.
         agents: Who published it; it stays while one of them still wants it.
-        kind: What kind of segment ended here.
-        reads: The blocks of bounded groups that a hit at `end` reads.
     """
 
+    handle: int
     node: PrefixNode
-    end: int
-    agents: set[str]
+    at: int
     kind: str
-    reads: list[SealedBlock] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """An agent's hold on a published end.
-
-    Args:
-        checkpoint: The end.
-        is_new_end: Whether it was published just now.
-        is_new_agent: Whether this agent had not published it before.
-    """
-
-    checkpoint: Checkpoint
-    is_new_end: bool
-    is_new_agent: bool
+    reads: list[SealedBlock]
+    agents: set[str] = field(default_factory=set)
 
 
 @dataclass(eq=False, slots=True)
@@ -80,17 +68,16 @@ class PrefixNode:
     """One token block under its exact prefix.
 
     Only a full node has children. Its unbounded blocks cover all of its tokens; its bounded blocks
-    (windows, chunks, states) cover what some checkpoint reads.
+    (windows, chunks, states) cover what some end reads.
     """
 
-    key: bytes
     tokens: Tokens
     start: int
     parent: PrefixNode | None = None
-    children: dict[bytes, PrefixNode] = field(default_factory=dict)
+    children: list[PrefixNode] = field(default_factory=list)
     unbounded: dict[str, SealedBlock] = field(default_factory=dict)
-    bounded: dict[str, list[SealedBlock]] = field(default_factory=dict)
-    checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
+    bounded: list[SealedBlock] = field(default_factory=list)
+    ends: list[SequenceEnd] = field(default_factory=list)
 
     @property
     def end(self) -> int:
@@ -102,32 +89,35 @@ class PrefixNode:
         """Whether a running sequence holds one of its blocks."""
         return any(block.leases for block in self.blocks())
 
+    @property
+    def path(self) -> list[PrefixNode]:
+        """The nodes from the first token block to this one."""
+        path = []
+        node: PrefixNode | None = self
+        while node is not None and node.parent is not None:
+            path.append(node)
+            node = node.parent
+        return path[::-1]
+
     def blocks(self) -> Iterator[SealedBlock]:
         """Every sealed block it owns."""
         yield from self.unbounded.values()
-        for blocks in self.bounded.values():
-            yield from blocks
+        yield from self.bounded
+
+    def end_at(self, at: int) -> SequenceEnd | None:
+        """The published end of that length."""
+        return next((end for end in self.ends if end.at == at), None)
+
+    def child(self, tokens: Tokens) -> PrefixNode | None:
+        """The child that holds exactly these tokens."""
+        return next((child for child in self.children if child.tokens == tokens), None)
 
     def bounded_block(self, group: str, lo: int, hi: int) -> SealedBlock | None:
         """A block of a bounded group that covers `[lo, hi)`."""
-        return next((b for b in self.bounded.get(group, ()) if b.covers(lo, hi)), None)
-
-    def remove_bounded_block(self, block: SealedBlock) -> None:
-        """Forget a block of a bounded group."""
-        remaining = [b for b in self.bounded[block.group] if b is not block]
-        if remaining:
-            self.bounded[block.group] = remaining
-        else:
-            del self.bounded[block.group]
+        return next((b for b in self.bounded if b.group == group and b.covers(lo, hi)), None)
 
 
 def common_prefix(a: Tokens, b: Tokens) -> int:
-    """How many leading tokens `a` and `b` share, by bisection over slices."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    """How many leading tokens `a` and `b` share."""
+    pairs = zip(a, b, strict=False)
+    return next((n for n, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))

@@ -128,6 +128,9 @@ class ReferencePool:
         self._check_terms()
         self._check_block_fits(spec)
         self._evicted: list[int] = []
+        self.victims: list[Callable[[], bool]] = []
+        """Indexes over this pool: each lets go of its least wanted thing, or says that nothing may
+        go. They are asked before the oldest cached block goes."""
         budget.pools.add(self)
 
     def _begin(self, spec: ModelCacheSpec) -> None:
@@ -397,8 +400,9 @@ class ReferencePool:
         if arrays > self._arrays_free(with_cached=True):
             raise _exhausted(n_bytes, self.available_memory())
         while n_bytes > self.free_memory() or arrays > self._arrays_free(with_cached=False):
-            self._evicted.append(self.eviction[0])
-            self._remove(self.eviction[0])
+            if not any(victim() for victim in self.victims):
+                self._evicted.append(self.eviction[0])
+                self._remove(self.eviction[0])
 
     def _add(self, block: _Block) -> int:
         block_id = next(_ids)

@@ -1,168 +1,163 @@
-"""The sealed blocks of one namespace again, in plain Python: the oracle for the native index.
+"""The sealed blocks of one namespace in plain Python: the oracle for `SealedBlocks`.
 
-Lookups are plans, holding a plan is a lease on its blocks, and a publication becomes visible in one
-step after its arrays are evaluated (law 6). MLX computes outside the lock (law 9); what a
-publication builds upon is held meanwhile, so that it cannot be evicted under it.
+Same operations, same lengths, same reasons, the order of eviction of "lru". Slow on purpose, not
+safe to use from several threads, and without hints, priorities, pins, times and events.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from semantic.domain.errors import BlockOperationError
-from semantic.domain.identity import Namespace
 from semantic.domain.layer_group import BLOCK_TOKENS, Span
-from semantic.domain.reports import CommitReport, HitPlan
-from semantic.domain.services import BlockPool
+from semantic.domain.native import TokenIds
+from semantic.domain.reports import CommitReport, HitPlan, PublishedEnd
 from semantic.domain.value_objects import ModelCacheSpec
 from semantic.ports.outbound import BlockData, LiveCaches
-from semantic.testing.reference_index import MissingSpan, PrefixCollisionError, PrefixIndex
-from semantic.testing.reference_keys import BlockHash, Tokens, block_key
-from semantic.testing.reference_node import Checkpoint, PrefixNode, SealedBlock
+from semantic.testing.reference_index import ReferenceIndex
+from semantic.testing.reference_keys import Tokens
+from semantic.testing.reference_node import PrefixNode, SealedBlock, SequenceEnd
+from semantic.testing.reference_pool import ReferencePool
+from semantic.testing.reference_tree import MissingSpan
 
-__all__ = ["Hold", "Publication", "ReferenceSealedBlocks"]
-
-_CAPTURE_BLOCKS = 16
-"""Blocks captured in one evaluation: enough to keep MLX busy, few enough to fail early."""
+__all__ = ["ReferenceHold", "ReferencePublication", "ReferenceSealedBlocks"]
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """A plan whose blocks are held until they are released."""
+@dataclass(slots=True)
+class ReferenceHold:
+    """What `Hold` is: a hit whose blocks nobody can take away until it is released."""
 
     plan: HitPlan
-    data: Mapping[int, BlockData]
+    matched_tokens: int
+    blocks: Sequence[SealedBlock]
+    is_released: bool = False
+
+    @property
+    def n_tokens(self) -> int:
+        """The length of the hit."""
+        return self.plan.n_tokens
+
+    @property
+    def data(self) -> dict[int, BlockData]:
+        """The tensors of every block of the hit."""
+        return {block.block_id: block.data for block in self.blocks}
 
 
 @dataclass(frozen=True, slots=True)
-class Publication:
-    """What a publication answered, and the end that its agent newly claims, if any."""
+class ReferencePublication:
+    """What `Publication` is."""
 
     report: CommitReport
-    checkpoint: Checkpoint | None = None
+    end: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """What a publication will capture and what it builds upon, or why it cannot be."""
+    """What a publication will capture and what it builds upon, which is leased."""
 
     tokens: Tokens
+    nodes: Sequence[PrefixNode]
     missing: Sequence[MissingSpan]
-    base: Sequence[int]
-    refusal: CommitReport | None = None
+    base: Sequence[SealedBlock]
 
 
 class ReferenceSealedBlocks:
-    """The sealed blocks that may be shared inside one namespace.
+    """What `SealedBlocks` is, for one agent or for several whom nothing sets apart.
 
     Args:
         spec: The geometry.
         pool: Where their bytes are counted.
-        namespace: Who may share.
-        reclaim: Asked for bytes that eviction here cannot give; answers how many it freed.
-        lock: Shared by memories that reclaim from each other; None: one of its own.
-        hash_block: The key function; tests inject a weak one.
     """
 
-    def __init__(
-        self,
-        spec: ModelCacheSpec,
-        pool: BlockPool,
-        namespace: Namespace,
-        *,
-        reclaim: Callable[[int], int] | None = None,
-        lock: threading.RLock | None = None,
-        hash_block: BlockHash = block_key,
-    ) -> None:
+    def __init__(self, spec: ModelCacheSpec, pool: ReferencePool) -> None:
         self._spec = spec
         self._pool = pool
-        self._reclaim = reclaim
-        self._index = PrefixIndex(spec, namespace.root, hash_block)
-        self._lock = lock or threading.RLock()
-        self._orphans: dict[int, SealedBlock] = {}
+        self._index = ReferenceIndex(spec)
+        self._known: dict[int, SealedBlock] = {}
         self.evicted_blocks = 0
+        pool.victims.append(self._evict_one)
 
     def __len__(self) -> int:
-        with self._lock:
-            return len(self._index)
+        """Published ends of sequences."""
+        return len(self._index.ends)
 
     @property
     def n_blocks(self) -> int:
         """Sealed blocks that can be found."""
-        with self._lock:
-            return self._index.n_blocks
+        return sum(1 for node in self._index.tree.nodes() for _ in node.blocks())
 
-    def sequences(self) -> list[Checkpoint]:
-        """The published ends, least recently used first."""
-        with self._lock:
-            return list(self._index.checkpoints)
+    def sequences(self) -> list[PublishedEnd]:
+        """The published ends, the next to go first."""
+        return [
+            PublishedEnd(end.handle, end.at, end.kind, frozenset(end.agents))
+            for end in self._index.ends
+        ]
+
+    def tokens_of(self, handle: int) -> list[int] | None:
+        """The tokens of a published end; None when it has gone."""
+        end = self._end(handle)
+        if end is None:
+            return None
+        return [token for node in end.node.path for token in node.tokens][: end.at]
+
+    def _end(self, handle: int) -> SequenceEnd | None:
+        return next((end for end in self._index.ends if end.handle == handle), None)
 
     def bytes_by_kind(self) -> Counter[str]:
         """Bytes of the findable blocks, by the kind of segment that published them."""
         totals: Counter[str] = Counter()
-        with self._lock:
-            for (kind, group), blocks in self._index.blocks_by_kind.items():
-                totals[kind] += blocks * self._spec.bytes_per_block(group)
+        for node in self._index.tree.nodes():
+            for block in node.blocks():
+                totals[block.kind] += self._spec.bytes_per_block(block.group)
         return totals
 
     # Hits --------------------------------------------------------------------------------------
 
-    def plan(self, tokens: Tokens) -> HitPlan:
+    def plan(self, tokens: TokenIds) -> HitPlan:
         """The longest hit that leaves at least one token to compute. Changes nothing."""
-        with self._lock:
-            self._forget_lost_blocks()
-            return self._index.plan(tokens, len(tokens) - 1)
+        return self._index.plan(_packed(tokens), len(tokens) - 1)
 
-    def hold(self, tokens: Tokens) -> Hold:
-        """Plan a hit and hold its blocks, in one step. The order of eviction does not change."""
-        with self._lock:
-            plan = self.plan(tokens)
-            while not self._lease(blocks := self._known(plan.block_ids)):
-                plan = self.plan(tokens)
-            return Hold(plan, {block.block_id: block.data for block in blocks})
+    def lengths(self, tokens: TokenIds) -> tuple[int, int]:
+        """What a hit would restore, and what of `tokens` is cached in some way."""
+        packed = _packed(tokens)
+        plan = self._index.plan(packed, len(packed) - 1)
+        return plan.n_tokens, self._index.matched(packed, len(packed) - 1)
 
-    def touch(self, hold: Hold) -> None:
-        """The hit was used: its blocks become the most recently used."""
-        with self._lock:
-            if all(self._index.block(i) is not None for i in hold.plan.block_ids):
-                self._index.touch(hold.plan)
+    def hold(self, tokens: TokenIds) -> ReferenceHold:
+        """Plan a hit and hold its blocks. The order of eviction does not change."""
+        plan = self.plan(tokens)
+        blocks = [self._known[block_id] for block_id in plan.block_ids]
+        self._lease(blocks)
+        return ReferenceHold(plan, self.lengths(tokens)[1], blocks)
 
-    def release(self, hold: Hold) -> None:
-        """End a hold."""
-        with self._lock:
-            self._unlease(hold.plan.block_ids)
+    def used(self, hold: ReferenceHold, agent_id: str) -> None:
+        """An agent's request was admitted with this hit: its blocks go last from now on."""
+        self._index.used(hold.blocks, hold.n_tokens)
 
-    def _known(self, block_ids: Iterable[int]) -> list[SealedBlock]:
-        found = (self._index.block(i) or self._orphans.get(i) for i in block_ids)
-        return [block for block in found if block is not None]
+    def release(self, hold: ReferenceHold) -> None:
+        """End a hold. Idempotent."""
+        if not hold.is_released:
+            hold.is_released = True
+            self._unlease(hold.blocks)
 
-    def _lease(self, blocks: Sequence[SealedBlock]) -> bool:
-        """Hold these blocks; False when the pool has just evicted one of them."""
-        try:
-            self._pool.acquire([block.block_id for block in blocks])
-        except BlockOperationError:
-            if not self._forget_lost_blocks():
-                raise
-            return False
+    def _lease(self, blocks: Sequence[SealedBlock]) -> None:
+        self._pool.acquire([block.block_id for block in blocks])
         for block in blocks:
             block.leases += 1
-        return True
 
-    def _unlease(self, block_ids: Sequence[int]) -> None:
-        self._forget_lost_blocks()
-        self._pool.release(list(block_ids))
-        blocks = self._known(block_ids)
+    def _unlease(self, blocks: Sequence[SealedBlock]) -> None:
+        self._pool.release([block.block_id for block in blocks])
         for block in blocks:
             block.leases -= 1
-        orphans = [block for block in blocks if block.block_id in self._orphans]
-        self._give_back(self._index.released(blocks) + orphans)
+        lost = [block for block in blocks if block.node is None]
+        self._give_back([*lost, *self._index.released(blocks[::-1])])
 
     # Publication -------------------------------------------------------------------------------
 
-    def publish(self, tokens: Tokens, live: LiveCaches, agent_id: str, kind: str) -> Publication:
+    def publish(
+        self, tokens: TokenIds, live: LiveCaches, agent_id: str, kind: str
+    ) -> ReferencePublication:
         """Seal what is new of `tokens` and make the longest prefix that fits findable.
 
         Args:
@@ -172,229 +167,142 @@ class ReferenceSealedBlocks:
             kind: What kind of segment ends here.
         """
         known = {group.name: live.known_spans(group.name) for group in self._spec.groups}
-        with self._lock:
-            self._forget_lost_blocks()
-            draft = self._draft(tokens, known)
-        if draft.refusal is not None:
-            return Publication(draft.refusal)
+        whole = _packed(tokens)
+        draft = self._draft(whole, known)
+        if isinstance(draft, CommitReport):
+            return ReferencePublication(draft)
         try:
-            sealed = self._capture(draft.missing, live, kind)
-            return self._make_visible(draft.tokens, len(tokens), agent_id, kind, sealed)
-        finally:
-            with self._lock:
-                self._unlease(draft.base)
+            captured = self._capture(draft, live, kind)
+        except BaseException:
+            self._unlease(draft.base)
+            raise
+        end, is_new, is_new_agent, surplus = self._index.publish(
+            draft.tokens, draft.nodes, captured, agent_id, kind
+        )
+        self._give_back(surplus)
+        self._unlease(draft.base)
+        if len(draft.tokens) < len(whole):
+            report = CommitReport(len(draft.tokens), "budget", f"of {len(whole)} tokens")
+        else:
+            report = CommitReport(len(whole), "published" if is_new else "already_cached")
+        return ReferencePublication(report, end.handle if is_new_agent else None)
 
-    def _draft(self, tokens: Tokens, known: Mapping[str, Sequence[Span]]) -> _Draft:
+    def _draft(self, tokens: Tokens, known: Mapping[str, Sequence[Span]]) -> _Draft | CommitReport:
         """The longest prefix that can be published now, with what it builds upon held."""
         draft = self._try_length(tokens, known)
-        if draft.refusal is not None and draft.refusal.reason == "budget":
-            end = self._affordable_end(tokens, known)
-            if end:
-                draft = self._try_length(tokens[:end], known)
+        if isinstance(draft, _Draft) or draft.reason != "budget":
+            return draft
+        # Where a ring has moved on, and where there is a state, only the whole can be restored.
+        if any(tuple(spans) != ((0, len(tokens)),) for spans in known.values()):
+            return draft
+        for blocks in range((len(tokens) - 1) // BLOCK_TOKENS, 0, -1):
+            shorter = self._try_length(tokens[: blocks * BLOCK_TOKENS], known)
+            if isinstance(shorter, _Draft):
+                return shorter
         return draft
 
-    def _try_length(self, tokens: Tokens, known: Mapping[str, Sequence[Span]]) -> _Draft:
-        nodes = self._index.holders(tokens)
-        while not self._lease(base := self._base_of(nodes, len(tokens))):
-            nodes = self._index.holders(tokens)
-        ids = [block.block_id for block in base]
-        try:
-            missing = self._index.missing(tokens, nodes)
-            refusal = self._lost_rows(missing, known)
-            if refusal is None:
-                if self._make_room(self._bytes_of(missing)):
-                    return _Draft(tokens, missing, ids)
-                refusal = CommitReport(0, "budget", "no prefix fits into the budget")
-        except BaseException:
-            self._unlease(ids)
-            raise
-        self._unlease(ids)
-        return _Draft(tokens, [], [], refusal)
-
-    def _base_of(self, nodes: Sequence[PrefixNode], end: int) -> list[SealedBlock]:
-        """What a publication that ends at `end` builds upon; other ends' windows may go for it."""
-        unbounded = [block for node in nodes for block in node.unbounded.values()]
-        return unbounded + self._index.reads_at(nodes, end)
-
-    def _affordable_end(self, tokens: Tokens, known: Mapping[str, Sequence[Span]]) -> int:
-        """The longest whole number of token blocks that fits, by bisection; 0 for none.
-
-        Where a ring has moved on, and where there is a state, only the whole sequence can be
-        restored.
-        """
-        if any(tuple(spans) != ((0, len(tokens)),) for spans in known.values()):
-            return 0
-        nodes = self._index.holders(tokens)
-        base = self._base_of(nodes, len(tokens))
-        if not self._lease(base):
-            return 0
-        try:
-            low, high = min(len(nodes), len(tokens) // BLOCK_TOKENS), len(tokens) // BLOCK_TOKENS
-            while low < high:
-                middle = (low + high + 1) // 2
-                missing = self._index.missing(tokens[: middle * BLOCK_TOKENS], nodes)
-                if self._bytes_of(missing) <= self._pool.available_memory():
-                    low = middle
-                else:
-                    high = middle - 1
-        finally:
-            self._unlease([block.block_id for block in base])
-        return low * BLOCK_TOKENS
-
-    def _bytes_of(self, missing: Sequence[MissingSpan]) -> int:
-        return sum(self._spec.bytes_per_block(span.group) for span in missing)
-
-    def _lost_rows(
-        self, missing: Sequence[MissingSpan], known: Mapping[str, Sequence[Span]]
-    ) -> CommitReport | None:
-        """Why the live caches cannot give these rows: their rings have moved on."""
+    def _try_length(
+        self, tokens: Tokens, known: Mapping[str, Sequence[Span]]
+    ) -> _Draft | CommitReport:
+        tree = self._index.tree
+        nodes = tree.holders(tokens)
+        missing = tree.missing(len(tokens), nodes)
         for span in missing:
             if not any(lo <= span.lo and span.hi <= hi for lo, hi in known[span.group]):
                 have = list(known[span.group])
                 detail = f"{span.group} needs positions {span.lo} to {span.hi}, sure are {have}"
                 return CommitReport(0, "incomplete_window", detail)
-        return None
+        # What a publication builds upon is held; windows of other ends may go for it.
+        base = [block for node in nodes for block in node.unbounded.values()]
+        base += tree.reads_at(nodes, len(tokens))
+        self._lease(base)
+        needed = sum(self._spec.bytes_per_block(span.group) for span in missing)
+        if needed > self._pool.available_memory():
+            self._unlease(base)
+            return CommitReport(0, "budget", "no prefix fits into the budget")
+        while self._pool.free_memory() < needed:
+            assert self._evict_one()
+        return _Draft(tokens, nodes, missing, base)
 
-    def _capture(
-        self, missing: Sequence[MissingSpan], live: LiveCaches, kind: str
-    ) -> list[SealedBlock]:
-        """Capture and seal, outside the lock; nothing is left behind on failure."""
-        by_group: dict[str, list[MissingSpan]] = {}
-        for span in missing:
-            by_group.setdefault(span.group, []).append(span)
+    def _capture(self, draft: _Draft, live: LiveCaches, kind: str) -> list[SealedBlock]:
+        """Capture and seal; nothing is left behind on failure."""
         sealed: list[SealedBlock] = []
         staged: list[int] = []
         try:
-            for group, spans in by_group.items():
-                for at in range(0, len(spans), _CAPTURE_BLOCKS):
-                    batch = spans[at : at + _CAPTURE_BLOCKS]
-                    ids = self._pool.stage(group, len(batch))
-                    staged += ids
-                    captured = live.capture(group, [(span.lo, span.hi) for span in batch])
-                    sealed += [
-                        SealedBlock(block_id, group, span.lo, span.hi, data, kind)
-                        for block_id, span, data in zip(ids, batch, captured, strict=True)
-                    ]
+            for group in dict.fromkeys(span.group for span in draft.missing):
+                spans = [span for span in draft.missing if span.group == group]
+                ids = self._pool.stage(group, len(spans))
+                staged += ids
+                captured = live.capture(group, [(span.lo, span.hi) for span in spans])
+                sealed += [
+                    SealedBlock(block_id, group, span.lo, span.hi, data, kind)
+                    for block_id, span, data in zip(ids, spans, captured, strict=True)
+                ]
         except BaseException:
             self._pool.abandon(staged)
             raise
+        self._pool.publish(staged)
+        self._known |= {block.block_id: block for block in sealed}
         return sealed
 
-    def _make_visible(
-        self,
-        tokens: Tokens,
-        asked: int,
-        agent_id: str,
-        kind: str,
-        sealed: Sequence[SealedBlock],
-    ) -> Publication:
-        with self._lock:
-            ids = [block.block_id for block in sealed]
-            try:
-                claim, surplus = self._index.publish(tokens, agent_id, kind, sealed)
-            except BaseException as error:
-                self._pool.abandon(ids)
-                if isinstance(error, PrefixCollisionError):
-                    return Publication(CommitReport(0, "failed", str(error)))
-                raise
-            self._pool.publish(ids)
-            self._give_back(surplus)
-            if len(tokens) < asked:
-                report = CommitReport(len(tokens), "budget", f"of {asked} tokens")
-            else:
-                report = CommitReport(asked, "published" if claim.is_new_end else "already_cached")
-            return Publication(report, claim.checkpoint if claim.is_new_agent else None)
+    def settle(self, end: int, agent_id: str) -> None:
+        """The turn that published this end is over: its agent's shorter ends are superfluous."""
+        found = self._end(end)
+        if found is not None:
+            self._give_back(self._index.settle(found, agent_id))
 
-    def settle(self, checkpoint: Checkpoint, agent_id: str) -> None:
-        """The turn that published this end is over; see `PrefixIndex.settle`."""
-        with self._lock:
-            self._index.settle(checkpoint, agent_id)
+    def withdraw(self, end: int, agent_id: str) -> None:
+        """One agent wants a published end no more; it goes when it was the last."""
+        found = self._end(end)
+        if found is not None:
+            found.agents.discard(agent_id)
+            if not found.agents:
+                self._give_back(self._index.drop(found))
+
+    def forget(self, agent_id: str) -> int:
+        """Withdraw all that an agent published; how many ends that were."""
+        ends = [end for end in self._index.ends if agent_id in end.agents]
+        for end in ends:
+            self.withdraw(end.handle, agent_id)
+        return len(ends)
+
+    def depart(self, agent_id: str) -> None:
+        """An agent's turn is over: nothing that this order of eviction looks at."""
 
     # Eviction ----------------------------------------------------------------------------------
 
-    def make_room(self, n_bytes: int) -> bool:
-        """Evict until `n_bytes` are free; False when that cannot be.
-
-        Nothing is evicted here in vain. Another pool that was asked for bytes may have given some.
-        """
-        with self._lock:
-            return self._make_room(n_bytes)
-
     def evict_bytes(self, n_bytes: int) -> int:
         """Evict until `n_bytes` are gone or nothing may go; the bytes that went."""
-        with self._lock:
-            self._forget_lost_blocks()
-            before = self._pool.snapshot().cached
-            while before - self._pool.snapshot().cached < n_bytes:
-                blocks = self._index.evict_one()
-                if blocks is None:
-                    break
-                self._evict(blocks)
-            return before - self._pool.snapshot().cached
-
-    def evict(self, checkpoint: Checkpoint) -> None:
-        """Let go of a published end and what nothing else needs."""
-        with self._lock:
-            self._forget_lost_blocks()
-            self._evict(self._index.drop(checkpoint))
-
-    def withdraw(self, checkpoint: Checkpoint, agent_id: str) -> None:
-        """One agent wants a published end no more; it goes when it was the last."""
-        with self._lock:
-            checkpoint.agents.discard(agent_id)
-            if not checkpoint.agents:
-                self._forget_lost_blocks()
-                self._give_back(self._index.drop(checkpoint))
+        before = self._pool.snapshot().cached
+        while before - self._pool.snapshot().cached < n_bytes and self._evict_one():
+            pass
+        return before - self._pool.snapshot().cached
 
     def clear(self) -> None:
         """Forget everything that no running sequence holds."""
-        with self._lock:
-            self._forget_lost_blocks()
-            self._give_back(self._index.clear())
+        for end in self._index.ends:
+            self._give_back(self._index.drop(end))
 
-    def _make_room(self, n_bytes: int) -> bool:
-        self._forget_lost_blocks()
-        short = n_bytes - self._pool.available_memory()
-        if short > 0 and (self._reclaim is None or self._reclaim(short) < short):
-            return False
-        while self._pool.snapshot().free < n_bytes:
-            blocks = self._index.evict_one()
-            if blocks is None:
-                return False
-            self._evict(blocks)
-        return True
+    def after(self) -> None:
+        """After a step: nothing is kept beside the blocks themselves."""
 
-    def _evict(self, blocks: Sequence[SealedBlock]) -> None:
-        self.evicted_blocks += len(blocks)
-        self._give_back(blocks)
+    def _evict_one(self) -> bool:
+        before = len(self._known)
+        blocks = self._index.evict_one()
+        if blocks is not None:
+            self._give_back(blocks)
+            self.evicted_blocks += before - len(self._known)
+        return blocks is not None
 
     def _give_back(self, blocks: Sequence[SealedBlock]) -> None:
         """Give back blocks that the index let go; held ones follow when they are released."""
-        gone = [block for block in blocks if not block.leases]
-        for block in blocks:
-            if block.leases:
-                self._orphans[block.block_id] = block
-            else:
-                self._orphans.pop(block.block_id, None)
-        ids = [block.block_id for block in gone]
-        while True:
-            try:
-                self._pool.evict(ids)
-                break
-            except BlockOperationError:
-                # The pool was faster: somebody allocated from it directly just now.
-                lost = set(self._pool.drain_evicted())
-                if not lost:
-                    raise
-                self._forget(lost - set(ids))
-                ids = [block_id for block_id in ids if block_id not in lost]
+        gone = {block.block_id for block in blocks if not block.leases}
+        self._pool.evict(list(gone))
+        for block_id in gone:
+            del self._known[block_id]
 
-    def _forget_lost_blocks(self) -> bool:
-        """The pool evicts by itself when somebody allocates from it directly: follow it."""
-        return self._forget(self._pool.drain_evicted())
 
-    def _forget(self, lost: Collection[int]) -> bool:
-        self.evicted_blocks += len(lost)
-        if lost:
-            self._give_back(self._index.discard(lost))
-        return bool(lost)
+def _packed(tokens: TokenIds) -> Tokens:
+    packed = Tokens("q")
+    packed.frombytes(tokens.tobytes())
+    return packed

@@ -1,0 +1,191 @@
+"""One program, two implementations: the native index and the plain-Python one answer alike.
+
+One agent and the order "lru", which is all that the reference knows. Compared after every step: what
+a probe would hit, what is published, how many blocks and bytes that takes, and every report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from semantic.application.sealed_blocks import SealedBlocks
+from semantic.domain.identity import Namespace
+from semantic.domain.native import TokenIds
+from semantic.domain.services import BlockPool
+from semantic.testing.reference_pool import ReferencePool
+from semantic.testing.reference_sealed import ReferenceSealedBlocks
+from tests.token_rows import SPECS, TokenRows
+
+# Few segments, so that sequences share prefixes and part ways inside blocks and at their borders.
+SEGMENTS = st.lists(
+    st.tuples(st.sampled_from([3, 97, 156, 256, 300]), st.integers(0, 2)), min_size=1, max_size=5
+)
+AGENT = "agent"
+
+
+def spelled(parts: Sequence[tuple[int, int]]) -> list[int]:
+    return [kind * 1000 + i for length, kind in parts for i in range(length)]
+
+
+class Twins(RuleBasedStateMachine):
+    spec = SPECS["global"]
+    budget_blocks = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        block_bytes = max(group.bytes_per_block for group in self.spec.groups)
+        total = self.budget_blocks * block_bytes
+        pools: list[Any] = [BlockPool(self.spec, total), ReferencePool(self.spec, total)]
+        self.pools = pools
+        self.twins: list[Any] = [
+            SealedBlocks(self.spec, pools[0], Namespace("twins")),
+            ReferenceSealedBlocks(self.spec, pools[1]),
+        ]
+        self.holds: list[list[Any]] = []
+        self.claims: list[list[int]] = []
+        self.probes: set[tuple[int, ...]] = set()
+
+    def both(self, operation: str, *arguments: Any) -> Any:
+        """What both answer to the same call, when they agree."""
+        native, reference = (getattr(twin, operation)(*arguments) for twin in self.twins)
+        assert native == reference, (operation, arguments, native, reference)
+        return native
+
+    @rule(
+        parts=SEGMENTS,
+        overshoot=st.sampled_from([0, 1, 300, 5000]),
+        kind=st.sampled_from(["system", "user", "assistant"]),
+    )
+    def publish(self, parts, overshoot, kind):
+        tokens = spelled(parts)
+        live = TokenRows(self.spec, tokens, overshoot)
+        native, reference = (
+            twin.publish(TokenIds(tokens), live, AGENT, kind) for twin in self.twins
+        )
+        assert native.report == reference.report
+        assert (native.end is None) == (reference.end is None)
+        if native.end is not None:
+            self.claims.append([native.end, reference.end])
+        self.probes.add(tuple(tokens))
+
+    @precondition(lambda self: self.claims)
+    @rule(index=st.integers(0, 99), is_kept=st.booleans())
+    def a_turn_ends(self, index, is_kept):
+        claim = self.claims.pop(index % len(self.claims))
+        for twin, end in zip(self.twins, claim, strict=True):
+            (twin.settle if is_kept else twin.withdraw)(end, AGENT)
+
+    @rule(parts=SEGMENTS, is_used=st.booleans())
+    def hold(self, parts, is_used):
+        tokens = TokenIds(spelled(parts))
+        holds = [twin.hold(tokens) for twin in self.twins]
+        native, reference = holds
+        assert native.n_tokens == reference.n_tokens
+        assert native.matched_tokens == reference.matched_tokens
+        rows = [
+            [
+                (group, [(hold.data[span.block_id]["prefix"], span.lo, span.hi) for span in spans])
+                for group, spans in hold.plan.spans
+            ]
+            for hold in holds
+        ]
+        assert [list(map(_shape, row)) for row in rows[:1]] == [
+            list(map(_shape, row)) for row in rows[1:]
+        ]
+        if is_used:
+            for twin, hold in zip(self.twins, holds, strict=True):
+                twin.used(hold, AGENT)
+        self.holds.append(holds)
+        self.probes.add(tuple(spelled(parts)))
+
+    @precondition(lambda self: self.holds)
+    @rule(index=st.integers(0, 99))
+    def release(self, index):
+        holds = self.holds.pop(index % len(self.holds))
+        for twin, hold in zip(self.twins, holds, strict=True):
+            twin.release(hold)
+
+    @rule(blocks=st.integers(1, 8))
+    def evict(self, blocks):
+        self.both("evict_bytes", blocks * self.spec.groups[0].bytes_per_block)
+
+    @rule(blocks=st.integers(1, 8), which=st.integers(0, 9))
+    def somebody_allocates(self, blocks, which):
+        group = self.spec.groups[which % len(self.spec.groups)].name
+        native, reference = (pool.available_blocks(group) for pool in self.pools)
+        assert native == reference
+        if blocks <= native:
+            for pool in self.pools:
+                pool.free(pool.allocate(blocks, group))
+
+    @rule()
+    def forget(self):
+        self.both("forget", AGENT)
+
+    @rule()
+    def clear(self):
+        for twin in self.twins:
+            twin.clear()
+
+    @invariant()
+    def they_are_alike(self):
+        for pool, twin in zip(self.pools, self.twins, strict=True):
+            pool.check()
+            twin.after()
+        readings = [_books(pool) for pool in self.pools]
+        assert readings[0] == readings[1], readings
+        native, reference = self.twins
+        assert native.n_blocks == reference.n_blocks
+        assert native.bytes_by_kind() == reference.bytes_by_kind()
+        assert native.evicted_blocks == reference.evicted_blocks, (native.evicted_blocks, reference.evicted_blocks)
+        assert published(native, native.index.tokens_of) == published(
+            reference, reference.tokens_of
+        )
+        for probe in self.probes:
+            for tokens in (TokenIds(probe), TokenIds([*probe, -1])):
+                self.both("lengths", tokens)
+
+    def teardown(self):
+        for holds in self.holds:
+            for twin, hold in zip(self.twins, holds, strict=True):
+                twin.release(hold)
+        self.they_are_alike()
+        self.clear()
+        for pool in self.pools:
+            assert pool.snapshot().free == pool.total_memory()
+
+
+def _shape(row: tuple[str, list[tuple[Any, int, int]]]) -> tuple[str, list[int]]:
+    """Which positions of a group are read; blocks may be cut elsewhere where two cover them."""
+    group, spans = row
+    return group, [position for _, lo, hi in spans for position in range(lo, hi)]
+
+
+def _books(pool: Any) -> dict[str, int]:
+    reading = pool.snapshot()
+    classes = ("total", "free", "held", "live", "staging", "cached")
+    return {name: getattr(reading, name) for name in classes}
+
+
+def published(twin: Any, tokens_of: Any) -> list[tuple[list[int], str]]:
+    """What is published, whatever the order."""
+    return sorted((tokens_of(end.handle), end.kind) for end in twin.sequences())
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("budget_blocks", [6, 20])
+def test_twins_answer_alike(spec: str, budget_blocks: int) -> None:
+    machine = type("Machine", (Twins,), {"spec": SPECS[spec], "budget_blocks": budget_blocks})
+    case = machine.TestCase
+    case.settings = settings(
+        settings.default,
+        max_examples=max(25, settings.default.max_examples // 4),
+        stateful_step_count=30,
+    )
+    case("runTest").runTest()
