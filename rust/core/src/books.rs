@@ -7,7 +7,7 @@
 use crate::blocks::{Blocks, Cost, Want};
 use crate::budget::{Budget, Share};
 use crate::error::Error;
-use crate::group::GroupId;
+use crate::group::{Group, GroupId};
 use crate::id::{BlockId, SlotIndex};
 use crate::ledger::Account;
 use crate::prefix::{Index, NodeId};
@@ -89,13 +89,17 @@ impl Books<'_> {
             return Ok(());
         }
         let cost = self.admit(wants, extra_bytes)?;
-        while cost.bytes > self.free() || cost.arrays > self.blocks.arrays_free() {
+        loop {
+            let missing = self.missing(cost);
+            if missing == Cost::default() {
+                return Ok(());
+            }
             if let Some(oldest) = self.blocks.eviction.first() {
                 let id = self.blocks.id(oldest);
                 self.blocks.evicted.push(id);
                 self.uncache(oldest);
                 self.vacate(oldest);
-            } else if !index.evict_one(self) {
+            } else if !index.evict(self, missing) {
                 // Everything cached can be evicted; if ever it could not, nothing is overdrawn.
                 return Err(Error::BytesExhausted {
                     requested: cost.bytes,
@@ -103,7 +107,14 @@ impl Books<'_> {
                 });
             }
         }
-        Ok(())
+    }
+
+    /// What is missing of so much as it stands.
+    fn missing(&self, cost: Cost) -> Cost {
+        Cost {
+            bytes: cost.bytes.saturating_sub(self.free()),
+            arrays: cost.arrays.saturating_sub(self.blocks.arrays_free()),
+        }
     }
 
     /// Change the state of a slot, with everything that is counted by state.
@@ -143,11 +154,20 @@ impl Books<'_> {
     /// Empty a slot that is in no list any more, and give it back to its group.
     #[inline]
     pub(crate) fn vacate(&mut self, index: SlotIndex) {
+        let slot = &self.blocks.slots[index];
+        let (group, from) = (slot.group, slot.state.class());
+        self.empty(index);
+        self.book(group, from, None, 1);
+    }
+
+    /// As `vacate`, for a block that the caller enters in the books together with others; its group.
+    #[inline]
+    pub(crate) fn empty(&mut self, index: SlotIndex) -> &Group {
         let Blocks { groups, slots, .. } = &mut *self.blocks;
         let slot = &mut slots[index];
-        let (group, from) = (slot.group, slot.state.class());
-        groups.get_mut(group).free.push(slot, index);
-        self.book(group, from, None, 1);
+        let group = groups.get_mut(slot.group);
+        group.free.push(slot, index);
+        group
     }
 
     /// Take a block out of the order of eviction, if it is in it.

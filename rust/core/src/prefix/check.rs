@@ -46,7 +46,7 @@ impl Index {
         let node = &self.nodes[id];
         for &child in &node.children {
             let below = &self.nodes[child];
-            agree(below.parent == Some(id) && below.start == node.end(), "parent and child")?;
+            agree(below.parent == Some(id) && below.start() == node.end(), "parent and child")?;
             agree(below.key == self.key(id, below.tokens.all()), "a key")?;
         }
         for pair in node.children.windows(2) {
@@ -72,7 +72,7 @@ impl Index {
             agree(whole.group == *group, "the groups of a node's blocks")?;
         }
         for piece in &node.parts {
-            let within = node.start <= piece.lo && piece.lo < piece.hi && piece.hi <= node.end();
+            let within = node.start() <= piece.lo && piece.lo < piece.hi && piece.hi <= node.end();
             let reads = self.ends.iter().filter(|(_, end)| end.reads.contains(&piece.slot));
             agree(within && reads.count() == piece.readers as usize, "the readers of a block")?;
             let is_needed = piece.readers > 0 || books.leases(piece.slot) > 0;
@@ -85,7 +85,7 @@ impl Index {
         for (id, end) in self.ends.iter() {
             let node = &self.nodes[end.node];
             agree(node.ends.contains(&id), "the node of an end")?;
-            agree(node.start < end.at && end.at <= node.end(), "where an end is")?;
+            agree(node.start() < end.at && end.at <= node.end(), "where an end is")?;
             agree(end.root == node.root && !end.agents.is_empty(), "whose an end is")?;
             agree(end.reads.iter().all(|slot| found.contains_key(slot)), "what an end reads")?;
             for &agent in &end.agents {

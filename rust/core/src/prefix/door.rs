@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::blocks::Cost;
 use crate::books::Books;
 use crate::error::Error;
 use crate::group::GroupId;
@@ -195,9 +196,15 @@ impl Prefixes<'_> {
     /// Evict until so many cached bytes have gone or nothing may go; the bytes that went.
     pub fn evict_bytes(&mut self, n_bytes: u64) -> u64 {
         let before = self.books.share.ledger().cached;
-        let gone = |books: &Books<'_>| before - books.share.ledger().cached;
-        while gone(&self.books) < n_bytes && self.index.evict_one(&mut self.books) {}
-        gone(&self.books)
+        let mut gone = 0;
+        while gone < n_bytes {
+            let missing = Cost { bytes: n_bytes - gone, arrays: 0 };
+            if !self.index.evict(&mut self.books, missing) {
+                break;
+            }
+            gone = before - self.books.share.ledger().cached;
+        }
+        gone
     }
 
     /// The least recently used end of a namespace goes, with what only it needs; False for none.

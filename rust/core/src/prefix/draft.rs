@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::blocks::Want;
+use crate::blocks::{Cost, Want};
 use crate::books::Books;
 use crate::error::Error;
 use crate::group::{BLOCK, BLOCK_TOKENS, GroupId};
@@ -94,6 +94,9 @@ struct Missing {
     hi: u64,
 }
 
+/// So little that any block that goes is enough.
+const ONE_BLOCK: Cost = Cost { bytes: 1, arrays: 0 };
+
 impl Index {
     /// Stage what is new of `tokens`, or of the longest prefix of them that fits.
     ///
@@ -140,7 +143,7 @@ impl Index {
         while books.bytes_short(wants) == 0 && !books.fits_free(wants) {
             match self.order.first(self.now) {
                 Some((_, other)) if other >= worth => {
-                    if !self.evict_one(books) {
+                    if !self.evict(books, ONE_BLOCK) {
                         return true;
                     }
                 }

@@ -2,6 +2,7 @@
 
 use smallvec::SmallVec;
 
+use crate::blocks::Cost;
 use crate::books::Books;
 use crate::group::BLOCK;
 use crate::id::SlotIndex;
@@ -11,24 +12,10 @@ use crate::prefix::node::{NodeId, Piece};
 use crate::prefix::{Change, EndHandle, Index, Root};
 
 impl Index {
-    /// Let go of the least wanted thing; False when nothing may go.
-    pub(crate) fn evict_one(&mut self, books: &mut Books<'_>) -> bool {
-        if self.goes_by_leaves() { self.evict_leaf(books) } else { self.evict_end(books) }
-    }
-
-    fn evict_leaf(&mut self, books: &mut Books<'_>) -> bool {
-        while let Some((place, _)) = self.order.first(self.now) {
-            let id = NodeId::at(place);
-            if self.is_leased(books, id) || !self.nodes[id].children.is_empty() {
-                // Not to be looked at again, whatever its lane: it comes back as an idle leaf.
-                self.order.remove(place);
-            } else {
-                self.count_evicted(id);
-                self.drop_leaf(books, id);
-                return true;
-            }
-        }
-        false
+    /// Let go of the least wanted, until so much has become free or an end has gone; False when
+    /// nothing may go.
+    pub(crate) fn evict(&mut self, books: &mut Books<'_>, missing: Cost) -> bool {
+        if self.goes_by_leaves() { self.evict_leaves(books, missing) } else { self.evict_end(books) }
     }
 
     fn evict_end(&mut self, books: &mut Books<'_>) -> bool {
@@ -71,14 +58,6 @@ impl Index {
         }
     }
 
-    fn count_evicted(&mut self, id: NodeId) {
-        let blocks = self.nodes[id].slots().count() as u64;
-        let root = self.nodes[id].root;
-        if let Some(space) = self.space_mut(root) {
-            space.evicted_blocks += blocks;
-        }
-    }
-
     /// The least recently used end of a namespace goes; False when there is none.
     pub(crate) fn drop_oldest(&mut self, books: &mut Books<'_>, root: Root) -> bool {
         let here = self.ends.iter().filter(|(_, end)| end.root == root);
@@ -91,29 +70,17 @@ impl Index {
 
     /// What was last used before that time goes, and what can be reached through it alone.
     pub(crate) fn expire(&mut self, books: &mut Books<'_>, before: u64) {
-        let is_old = |index: &Self, place| index.order.used_at(place).is_some_and(|at| at < before);
-        if !self.goes_by_leaves() {
-            let may_go = |id: &EndId| {
-                is_old(self, id.0)
-                    && !self.ends.get(*id).is_some_and(|end| self.is_held(books, end))
-            };
-            let ends: Vec<EndId> = self.order.iter().map(EndId).filter(may_go).collect();
-            for id in ends {
-                self.drop_end(books, id);
-            }
+        if self.goes_by_leaves() {
+            self.expire_leaves(books, before);
             return;
         }
-        loop {
-            let mut firsts = self.order.firsts();
-            let leaf = firsts.find(|&place| {
-                let id = NodeId::at(place);
-                is_old(self, place)
-                    && self.nodes[id].children.is_empty()
-                    && !self.is_leased(books, id)
-            });
-            drop(firsts);
-            let Some(leaf) = leaf else { return };
-            self.drop_leaf(books, NodeId::at(leaf));
+        let may_go = |id: &EndId| {
+            self.order.used_at(id.0).is_some_and(|at| at < before)
+                && !self.ends.get(*id).is_some_and(|end| self.is_held(books, end))
+        };
+        let ends: Vec<EndId> = self.order.iter().map(EndId).filter(may_go).collect();
+        for id in ends {
+            self.drop_end(books, id);
         }
     }
 
@@ -224,7 +191,7 @@ impl Index {
         if end == node.end() {
             return;
         }
-        let len = usize::try_from(end - node.start).unwrap_or(BLOCK);
+        let len = usize::try_from(end - node.start()).unwrap_or(BLOCK);
         let tokens = node.tokens.all().slice(0, len);
         // A sibling that begins with them holds all that would be left.
         if self.nodes.longer(parent, tokens).any(|sibling| sibling != id) {
@@ -241,43 +208,10 @@ impl Index {
         self.rename(books, Change::Stored, id);
     }
 
-    fn rename(&mut self, books: &Books<'_>, change: Change, id: NodeId) {
+    pub(super) fn rename(&mut self, books: &Books<'_>, change: Change, id: NodeId) {
         let pieces: SmallVec<[Piece; 2]> = self.nodes[id].pieces().collect();
         for piece in &pieces {
             self.record(books, change, id, piece);
-        }
-    }
-
-    /// Remove a leaf; the sequences that ended in it end before it from now on.
-    fn drop_leaf(&mut self, books: &mut Books<'_>, id: NodeId) {
-        while let Some(end) = self.nodes[id].ends.pop() {
-            self.shorten(end, id);
-        }
-        self.remove_node(books, id);
-    }
-
-    /// A sequence loses its last node; what is left of it stays a sequence.
-    fn shorten(&mut self, id: EndId, from: NodeId) {
-        let parent = self.nodes[from].parent.filter(|&parent| self.nodes[parent].parent.is_some());
-        let Some(parent) = parent else {
-            self.remove_end(id);
-            return;
-        };
-        let at = self.nodes[parent].end();
-        let is_there = |other: &&EndId| self.ends.get(**other).is_some_and(|end| end.at == at);
-        if let Some(&other) = self.nodes[parent].ends.iter().find(is_there) {
-            let agents = self.ends.get(id).map(|end| end.agents.clone()).unwrap_or_default();
-            // First the new claim: an agent without any is forgotten.
-            for agent in agents {
-                self.claim(other, agent);
-            }
-            self.remove_end(id);
-            return;
-        }
-        // What wants the node also wants its parent: only the node, which goes, has a claim less.
-        if let Some(end) = self.ends.get_mut(id) {
-            (end.node, end.at) = (parent, at);
-            self.nodes[parent].ends.push(id);
         }
     }
 
@@ -294,15 +228,6 @@ impl Index {
         self.nodes.cut(id);
         if let Some(parent) = parent.filter(|_| self.goes_by_leaves()) {
             self.list_leaf(books, parent);
-        }
-    }
-
-    /// A node that has become an idle leaf, or has been one, may go.
-    pub(super) fn list_leaf(&mut self, books: &Books<'_>, id: NodeId) {
-        let node = &self.nodes[id];
-        let is_leaf = node.parent.is_some() && node.children.is_empty();
-        if is_leaf && !self.order.contains(id.place()) && !self.is_leased(books, id) {
-            self.touch_node(id);
         }
     }
 }

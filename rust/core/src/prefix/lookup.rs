@@ -165,7 +165,7 @@ impl Index {
     fn remaining(&self, root: Root, plan: &HitPlan) -> Vec<NodeId> {
         let is_here = |&(start, id): &(u64, NodeId)| {
             let node = &self.nodes[id];
-            node.is_here && node.root == root && node.parent.is_some() && node.start == start
+            node.is_here && node.root == root && node.parent.is_some() && node.start() == start
         };
         let path = (0..).step_by(BLOCK).zip(plan.path.iter().copied());
         path.filter(is_here).map(|(_, id)| id).collect()

@@ -32,6 +32,7 @@ mod end;
 mod event;
 mod evict;
 mod hit;
+mod leaves;
 mod lookup;
 mod node;
 mod order;
@@ -305,7 +306,7 @@ impl Index {
             let Piece { slot, group, kind, .. } = piece;
             node.whole.push(Whole { slot, group, kind });
         }
-        self.count(id, &piece, 1);
+        self.count(self.nodes[id].root, piece.kind, piece.group, 1);
         self.record(books, Change::Stored, id, &piece);
     }
 
@@ -313,7 +314,7 @@ impl Index {
     #[inline]
     fn detach(&mut self, books: &mut Books<'_>, id: NodeId, piece: &Piece) {
         self.record(books, Change::Removed, id, piece);
-        self.count(id, piece, -1);
+        self.count(self.nodes[id].root, piece.kind, piece.group, -1);
         if books.orphan(piece.slot) {
             self.gone.push(books.blocks.id(piece.slot));
             books.vacate(piece.slot);
@@ -329,11 +330,10 @@ impl Index {
     }
 
     #[inline]
-    fn count(&mut self, id: NodeId, piece: &Piece, change: i64) {
+    fn count(&mut self, root: Root, kind: Kind, group: GroupId, change: i64) {
         let n_groups = self.n_groups();
-        let root = self.nodes[id].root;
         if let Some(space) = self.space_mut(root) {
-            let at = usize::from(piece.kind) * n_groups + usize::from(piece.group.0);
+            let at = usize::from(kind) * n_groups + usize::from(group.0);
             if space.blocks.len() <= at {
                 space.blocks.resize(at + 1, 0);
             }

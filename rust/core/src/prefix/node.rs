@@ -11,7 +11,7 @@ use std::ops::{Index, IndexMut};
 use smallvec::SmallVec;
 
 use crate::books::Books;
-use crate::group::GroupId;
+use crate::group::{BLOCK_TOKENS, GroupId};
 use crate::id::SlotIndex;
 use crate::key::Key;
 use crate::prefix::agents::AgentId;
@@ -63,7 +63,31 @@ pub(crate) struct Whole {
     pub(crate) kind: Kind,
 }
 
-/// One token block. What a lookup reads lies together.
+/// Whose a node is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Owner {
+    /// Nobody has used it yet.
+    #[default]
+    Nobody,
+    /// Only this agent has used it.
+    One(AgentId),
+    /// More than one agent has used it.
+    Many,
+}
+
+impl Owner {
+    /// Whose it is once this agent uses it.
+    pub(crate) fn with(self, agent: AgentId) -> Self {
+        match self {
+            Self::Nobody => Self::One(agent),
+            Self::One(owner) if owner == agent => self,
+            Self::One(_) | Self::Many => Self::Many,
+        }
+    }
+}
+
+/// One token block. What a lookup reads lies together in a line of the CPU's cache, and so does what
+/// the eviction of a leaf reads besides.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub(crate) struct Node {
@@ -73,25 +97,29 @@ pub(crate) struct Node {
     pub(crate) parent: Option<NodeId>,
     /// One block for each unbounded group.
     pub(crate) whole: SmallVec<[Whole; 1]>,
-    pub(crate) start: u64,
-    /// Blocks of windows, chunks and states: what some end reads.
-    pub(crate) parts: Vec<Piece>,
     /// The published ends within its tokens.
     pub(crate) ends: SmallVec<[EndId; 2]>,
-    pub(crate) key: Key,
-    /// Who used it first, and whether anybody else has.
-    pub(crate) owner: Option<AgentId>,
-    pub(crate) is_shared: bool,
+    pub(crate) owner: Owner,
+    /// How many token blocks are before it.
+    pub(crate) number: u32,
     /// Whether this place is in use.
     pub(crate) is_here: bool,
+    /// Blocks of windows, chunks and states: what some end reads.
+    pub(crate) parts: Vec<Piece>,
+    pub(crate) key: Key,
 }
 
-const _: () = assert!(size_of::<Node>() == 192);
+const _: () = assert!(size_of::<Node>() == 192 && std::mem::offset_of!(Node, parts) == 128);
 
 impl Node {
+    /// The position of its first token.
+    pub(crate) fn start(&self) -> u64 {
+        u64::from(self.number) * BLOCK_TOKENS
+    }
+
     /// The position after its last token.
     pub(crate) fn end(&self) -> u64 {
-        self.start + self.tokens.len() as u64
+        self.start() + self.tokens.len() as u64
     }
 
     pub(crate) fn pieces(&self) -> impl Iterator<Item = Piece> {
@@ -101,7 +129,7 @@ impl Node {
 
     #[inline]
     pub(crate) fn piece(&self, Whole { slot, group, kind }: Whole) -> Piece {
-        Piece { group, slot, lo: self.start, hi: self.end(), kind, readers: 0 }
+        Piece { group, slot, lo: self.start(), hi: self.end(), kind, readers: 0 }
     }
 
     /// The blocks of all groups.
@@ -134,11 +162,11 @@ impl Nodes {
     /// A new node behind `parent`, which has none with these tokens yet.
     pub(crate) fn grow(&mut self, parent: NodeId, tokens: TokenSlice<'_>, key: Key) -> NodeId {
         let id = self.take();
-        let (start, root) = (self[parent].end(), self[parent].root);
+        let (root, before) = (self[parent].root, self[parent].end() / BLOCK_TOKENS);
         let node = &mut self[id];
         node.root = root;
         node.parent = Some(parent);
-        node.start = start;
+        node.number = u32::try_from(before).unwrap_or(u32::MAX);
         node.key = key;
         node.tokens.refill(tokens);
         let place = self.place(parent, tokens);
@@ -155,28 +183,24 @@ impl Nodes {
         id
     }
 
-    /// Take a node without children off the tree. Its memory is kept for the next one.
+    /// Take a node that has lost all it had off the tree. Its memory is kept for the next one.
     pub(crate) fn cut(&mut self, id: NodeId) {
         if let Some(parent) = self[id].parent {
-            let node = &self[id];
-            let at = match self[parent].children.as_slice() {
-                [_] => Some(0),
-                _ => Some(self.place(parent, node.tokens.all())),
-            };
-            if let Some(at) = at.filter(|&at| self[parent].children.get(at) == Some(&id)) {
+            if self[parent].children.len() == 1 {
+                self[parent].children.clear();
+            } else {
+                let at = self.place(parent, self[id].tokens.all());
                 self[parent].children.remove(at);
             }
         }
         let node = &mut self[id];
+        debug_assert!(node.children.is_empty() && node.slots().next().is_none());
+        debug_assert!(node.ends.is_empty());
         node.is_here = false;
         node.parent = None;
         node.tokens.truncate(0);
-        node.children.clear();
-        node.whole.clear();
-        node.parts.clear();
-        node.ends.clear();
-        (node.owner, node.is_shared) = (None, false);
-        node.start = 0;
+        node.owner = Owner::Nobody;
+        node.number = 0;
         self.vacant.push(id);
     }
 

@@ -103,7 +103,7 @@ pub(crate) struct Order {
     /// Lanes to be sorted in again.
     dirty: Vec<Lane>,
     /// The lane that went first at that time, until something is sorted in again.
-    chosen: Option<(i64, Lane, Dispensable)>,
+    chosen: Option<(u64, Lane, Dispensable)>,
     uses: u64,
     len: usize,
 }
@@ -146,6 +146,31 @@ impl Order {
         self.len += 1;
     }
 
+    /// Take the place out that goes next.
+    #[inline]
+    pub(crate) fn take_first(&mut self, now: u64) -> Option<u32> {
+        let (lane, _) = self.first_lane(now)?;
+        let state = &mut self.lanes[lane.0 as usize];
+        let place = state.first;
+        let links = &mut self.links[place as usize];
+        links.is_here = false;
+        let Links { after, used_at, .. } = *links;
+        state.first = after;
+        self.len -= 1;
+        // What was used together is worth the same: the lane stays where it is.
+        if after == NOBODY {
+            state.last = NOBODY;
+            self.soil(lane);
+        } else {
+            let next = &mut self.links[after as usize];
+            next.before = NOBODY;
+            if next.used_at != used_at {
+                self.soil(lane);
+            }
+        }
+        Some(place)
+    }
+
     /// Take a place out, if it is here.
     pub(crate) fn remove(&mut self, place: u32) {
         if !self.contains(place) {
@@ -163,7 +188,6 @@ impl Order {
         }
         self.links[place as usize].is_here = false;
         self.len -= 1;
-        // What was used together is worth the same: the lane stays where it is.
         let is_alike = after != NOBODY && self.links[after as usize].used_at == used_at;
         if before == NOBODY && !is_alike {
             self.soil(lane);
@@ -196,19 +220,25 @@ impl Order {
     }
 
     /// The next to go, and how little it is worth.
-    #[inline]
     pub(crate) fn first(&mut self, now: u64) -> Option<(u32, Dispensable)> {
-        let now = i64::try_from(now).unwrap_or(i64::MAX);
-        if let Some((at, lane, dispensable)) = self.chosen
-            && at == now
-            && self.dirty.is_empty()
-        {
-            return Some((self.lanes[lane.0 as usize].first, dispensable));
-        }
-        self.choose(now)
+        let (lane, dispensable) = self.first_lane(now)?;
+        Some((self.lanes[lane.0 as usize].first, dispensable))
     }
 
-    fn choose(&mut self, now: i64) -> Option<(u32, Dispensable)> {
+    /// The lane whose first place goes next, and how little that is worth.
+    #[inline]
+    fn first_lane(&mut self, now: u64) -> Option<(Lane, Dispensable)> {
+        match self.chosen {
+            Some((at, lane, dispensable)) if at == now && self.dirty.is_empty() => {
+                Some((lane, dispensable))
+            }
+            _ => self.choose(now),
+        }
+    }
+
+    #[cold]
+    fn choose(&mut self, at: u64) -> Option<(Lane, Dispensable)> {
+        let now = i64::try_from(at).unwrap_or(i64::MAX);
         while let Some(lane) = self.dirty.pop() {
             self.lanes[lane.0 as usize].is_dirty = false;
             self.file(lane, now);
@@ -221,9 +251,8 @@ impl Order {
         }
         let resting = self.resting.last().map(|filed| Self::described(filed, now));
         let falling = self.falling.last().map(|filed| Self::described(filed, now));
-        self.chosen = resting.max(falling).map(|(dispensable, _, lane)| (now, lane, dispensable));
-        let (_, lane, dispensable) = self.chosen?;
-        Some((self.lanes[lane.0 as usize].first, dispensable))
+        self.chosen = resting.max(falling).map(|(dispensable, _, lane)| (at, lane, dispensable));
+        self.chosen.map(|(_, lane, dispensable)| (lane, dispensable))
     }
 
     fn described(filed: &Filed, now: i64) -> (Dispensable, Reverse<u64>, Lane) {
@@ -303,7 +332,7 @@ mod tests {
     fn drained(order: &mut Order, now: u64) -> Vec<u32> {
         let next = || {
             let (place, _) = order.first(now)?;
-            order.remove(place);
+            assert_eq!(order.take_first(now), Some(place));
             Some(place)
         };
         std::iter::from_fn(next).collect()

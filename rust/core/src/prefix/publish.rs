@@ -130,9 +130,9 @@ impl Index {
                 end.node = id;
             }
         }
-        let (owner, is_shared) = (self.nodes[shorter].owner, self.nodes[shorter].is_shared);
+        let owner = self.nodes[shorter].owner;
         let node = &mut self.nodes[id];
-        (node.parts, node.ends, node.owner, node.is_shared) = (parts, ends, owner, is_shared);
+        (node.parts, node.ends, node.owner) = (parts, ends, owner);
         self.nodes.cut(shorter);
     }
 

@@ -4,7 +4,7 @@ use crate::books::Books;
 use crate::id::SlotIndex;
 use crate::prefix::agents::{Agent, AgentId, Hint, Priority};
 use crate::prefix::end::EndId;
-use crate::prefix::node::NodeId;
+use crate::prefix::node::{NodeId, Owner};
 use crate::prefix::order::{Lane, Standing};
 use crate::prefix::policy::{GONE, Policy};
 use crate::prefix::{EndHandle, Index, Root};
@@ -22,14 +22,16 @@ impl Index {
     // Lanes -------------------------------------------------------------------------------------
 
     fn lane(&self, id: NodeId) -> Lane {
-        let node = &self.nodes[id];
-        node.owner.filter(|_| !node.is_shared).map_or(SHARED, lane_of)
+        match self.nodes[id].owner {
+            Owner::One(agent) => lane_of(agent),
+            Owner::Nobody | Owner::Many => SHARED,
+        }
     }
 
     /// An agent uses a node: it is its own, unless others have used it too.
     pub(super) fn own(&mut self, id: NodeId, agent: AgentId) {
         let node = &mut self.nodes[id];
-        node.is_shared |= *node.owner.get_or_insert(agent) != agent;
+        node.owner = node.owner.with(agent);
     }
 
     /// A node was used: of its lane it goes last.
