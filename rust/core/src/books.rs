@@ -7,7 +7,7 @@
 use crate::blocks::{Blocks, Cost, Want};
 use crate::budget::{Budget, Share};
 use crate::error::Error;
-use crate::group::{Group, GroupId};
+use crate::group::GroupId;
 use crate::id::{BlockId, SlotIndex};
 use crate::ledger::Account;
 use crate::prefix::{Index, NodeId};
@@ -154,20 +154,21 @@ impl Books<'_> {
     /// Empty a slot that is in no list any more, and give it back to its group.
     #[inline]
     pub(crate) fn vacate(&mut self, index: SlotIndex) {
-        let slot = &self.blocks.slots[index];
+        let Blocks { groups, slots, .. } = &mut *self.blocks;
+        let slot = &mut slots[index];
         let (group, from) = (slot.group, slot.state.class());
-        self.empty(index);
+        groups.get_mut(group).free.push(slot, index);
         self.book(group, from, None, 1);
     }
 
-    /// As `vacate`, for a block that the caller enters in the books together with others; its group.
-    #[inline]
-    pub(crate) fn empty(&mut self, index: SlotIndex) -> &Group {
+    /// Empty the slots of cached blocks of one group.
+    pub(crate) fn vacate_cached(&mut self, group: GroupId, ids: &[BlockId]) {
         let Blocks { groups, slots, .. } = &mut *self.blocks;
-        let slot = &mut slots[index];
-        let group = groups.get_mut(slot.group);
-        group.free.push(slot, index);
-        group
+        let free = &mut groups.get_mut(group).free;
+        for index in ids.iter().map(|id| id.slot()) {
+            free.push(&mut slots[index], index);
+        }
+        self.book(group, Some(BlockClass::Cached), None, ids.len() as u64);
     }
 
     /// Take a block out of the order of eviction, if it is in it.

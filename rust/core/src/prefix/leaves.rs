@@ -4,17 +4,14 @@
 //! them: their blocks are counted together, and an end moves to where the path ends at last instead
 //! of one node at a time.
 
-use smallvec::SmallVec;
-
 use crate::blocks::Cost;
 use crate::books::Books;
 use crate::group::GroupId;
 use crate::prefix::end::EndId;
 use crate::prefix::node::{Kind, NodeId, Whole};
 use crate::prefix::{Change, Index, Root};
-use crate::slot::BlockClass;
 
-/// Blocks alike that have gone, one after the other, and are to be counted together.
+/// Blocks alike, which are counted together.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Alike {
     root: Root,
@@ -25,21 +22,12 @@ struct Alike {
 /// Leaves that have gone, one after the other, and what is left to do for all of them.
 #[derive(Default)]
 struct Run {
-    gone: SmallVec<[(Alike, u64); 2]>,
+    /// So many of the blocks that went last are not yet counted; they are alike.
+    last: Option<(Alike, usize)>,
     /// The end that the last leaf leaves to its parent.
     end: Option<EndId>,
     parent: Option<NodeId>,
     is_eviction: bool,
-}
-
-impl Run {
-    #[inline]
-    fn count(&mut self, block: Alike) {
-        match self.gone.last_mut() {
-            Some((alike, n)) if *alike == block => *n += 1,
-            _ => self.gone.push((block, 1)),
-        }
-    }
 }
 
 impl Index {
@@ -88,22 +76,26 @@ impl Index {
     /// from now on.
     #[inline]
     fn drop_leaf(&mut self, books: &mut Books<'_>, run: &mut Run, id: NodeId) -> Cost {
-        let Self { nodes, namespaces, gone, .. } = self;
-        let node = &nodes[id];
-        let root = node.root;
-        let has_end = !node.ends.is_empty();
-        let space = namespaces.get_mut(root.0 as usize).and_then(Option::as_mut);
-        if let Some(events) = space.and_then(|space| space.events.as_mut()) {
-            let removed = |piece| nodes.event(books, Change::Removed, node, &piece);
-            events.extend(node.pieces().map(removed));
+        let node = &self.nodes[id];
+        let (root, has_end) = (node.root, !node.ends.is_empty());
+        if self.space(root).is_some_and(|space| space.events.is_some()) {
+            self.rename(books, Change::Removed, id);
         }
         let mut freed = Cost::default();
-        for &Whole { slot, group, kind } in &node.whole {
-            gone.push(books.blocks.id(slot));
-            let spec = &books.empty(slot).spec;
+        for at in 0..self.nodes[id].whole.len() {
+            let Whole { slot, group, kind } = self.nodes[id].whole[at];
+            let alike = Alike { root, kind, group };
+            match &mut run.last {
+                Some((last, n)) if *last == alike => *n += 1,
+                _ => {
+                    self.count_last(books, run);
+                    run.last = Some((alike, 1));
+                }
+            }
+            self.gone.push(books.blocks.id(slot));
+            let spec = &books.blocks.groups.get_mut(group).spec;
             freed.bytes += spec.bytes_per_block;
             freed.arrays += u64::from(spec.arrays_per_block);
-            run.count(Alike { root, kind, group });
         }
         if run.parent != Some(id) || has_end {
             self.land(run);
@@ -160,13 +152,18 @@ impl Index {
 
     /// Do what was left to do for a run of leaves.
     fn finish(&mut self, books: &mut Books<'_>, mut run: Run) {
+        self.count_last(books, &mut run);
         self.land(&mut run);
-        for (Alike { root, kind, group }, n) in run.gone {
-            books.book(group, Some(BlockClass::Cached), None, n);
-            self.count(root, kind, group, n.cast_signed().wrapping_neg());
-            if let Some(space) = self.space_mut(root).filter(|_| run.is_eviction) {
-                space.evicted_blocks += n;
-            }
+    }
+
+    /// Free the blocks that went last, and enter that in the books.
+    fn count_last(&mut self, books: &mut Books<'_>, run: &mut Run) {
+        let Some((Alike { root, kind, group }, n)) = run.last.take() else { return };
+        books.vacate_cached(group, &self.gone[self.gone.len() - n..]);
+        let n = n as u64;
+        self.count(root, kind, group, n.cast_signed().wrapping_neg());
+        if let Some(space) = self.space_mut(root).filter(|_| run.is_eviction) {
+            space.evicted_blocks += n;
         }
     }
 

@@ -184,10 +184,12 @@ impl Nodes {
     }
 
     /// Take a node that has lost all it had off the tree. Its memory is kept for the next one.
+    #[inline]
     pub(crate) fn cut(&mut self, id: NodeId) {
         if let Some(parent) = self[id].parent {
-            if self[parent].children.len() == 1 {
-                self[parent].children.clear();
+            let siblings = &mut self[parent].children;
+            if siblings.len() == 1 {
+                siblings.clear();
             } else {
                 let at = self.place(parent, self[id].tokens.all());
                 self[parent].children.remove(at);
