@@ -131,7 +131,8 @@ fn publication(group: &mut BenchmarkGroup<'_, WallTime>, cached: &mut Cached, si
     }
 }
 
-/// Agents allocate from a pool without a free block; then everything is cached again.
+/// Agents allocate from a pool without a free block, and ask what has gone for it; then everything
+/// is cached again.
 fn eviction(group: &mut BenchmarkGroup<'_, WallTime>, cached: &mut Cached, size: &str, call: u64) {
     // New paths each time, as many as are evicted in a sample.
     let mut fresh = 2 * cached.n_paths + 1_000_000 * call;
@@ -151,6 +152,7 @@ fn eviction(group: &mut BenchmarkGroup<'_, WallTime>, cached: &mut Cached, size:
                 for _ in 0..n {
                     let mut pool = cached.pool();
                     ids.push(pool.allocate(black_box(call), global, "a1").expect("room"));
+                    black_box(pool.prefixes().drain_gone());
                 }
                 spent += start.elapsed();
                 cached.free(&ids);

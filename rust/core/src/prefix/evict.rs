@@ -15,7 +15,11 @@ impl Index {
     /// Let go of the least wanted, until so much has become free or an end has gone; False when
     /// nothing may go.
     pub(crate) fn evict(&mut self, books: &mut Books<'_>, missing: Cost) -> bool {
-        if self.goes_by_leaves() { self.evict_leaves(books, missing) } else { self.evict_end(books) }
+        if self.goes_by_leaves() {
+            self.evict_leaves(books, missing)
+        } else {
+            self.evict_end(books)
+        }
     }
 
     fn evict_end(&mut self, books: &mut Books<'_>) -> bool {

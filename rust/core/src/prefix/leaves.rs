@@ -1,115 +1,140 @@
 //! Eviction where every position is legal: leaf after leaf, from the tails of sequences.
 //!
-//! Leaves that go one after the other are mostly one path's, so that much is done once for all of
-//! them: their blocks are counted together, and an end moves to where the path ends at last instead
-//! of one node at a time.
+//! Leaves that go one after the other are mostly one path's, so they go together: found first, while
+//! nothing changes, then taken out of the order, off the tree and out of the books.
+
+use smallvec::SmallVec;
 
 use crate::blocks::Cost;
 use crate::books::Books;
-use crate::group::GroupId;
 use crate::prefix::end::EndId;
-use crate::prefix::node::{Kind, NodeId, Whole};
+use crate::prefix::node::{NodeId, Whole};
 use crate::prefix::{Change, Index, Root};
 
-/// Blocks alike, which are counted together.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Alike {
-    root: Root,
-    kind: Kind,
-    group: GroupId,
-}
-
-/// Leaves that have gone, one after the other, and what is left to do for all of them.
-#[derive(Default)]
-struct Run {
-    /// So many of the blocks that went last are not yet counted; they are alike.
-    last: Option<(Alike, usize)>,
-    /// The end that the last leaf leaves to its parent.
-    end: Option<EndId>,
-    parent: Option<NodeId>,
-    is_eviction: bool,
-}
+/// A leaf, and nodes that become leaves when those before them go.
+type Tail = SmallVec<[NodeId; 16]>;
 
 impl Index {
     /// Let go of the least wanted leaves until so much has become free; False when none may go.
     pub(super) fn evict_leaves(&mut self, books: &mut Books<'_>, mut missing: Cost) -> bool {
-        let mut run = Run { is_eviction: true, ..Run::default() };
         let mut has_gone = false;
         while missing != Cost::default()
-            && let Some(place) = self.order.take_first(self.now)
+            && let Some((place, _)) = self.order.first(self.now)
         {
-            let id = NodeId::at(place);
-            // What is no idle leaf is not looked at again: it comes back when it has become one.
-            if self.is_idle_leaf(books, id) {
-                let freed = self.drop_leaf(books, &mut run, id);
-                missing.bytes = missing.bytes.saturating_sub(freed.bytes);
-                missing.arrays = missing.arrays.saturating_sub(freed.arrays);
-                has_gone = true;
+            let leaf = NodeId::at(place);
+            if !self.is_idle_leaf(books, leaf) {
+                // Not to be looked at again, whatever its lane: it comes back as an idle leaf.
+                self.order.remove(place);
+                continue;
             }
+            let tail = self.next_tail(books, leaf, &mut missing);
+            let root = self.nodes[leaf].root;
+            let n = self.drop_tail(books, &tail);
+            if let Some(space) = self.space_mut(root) {
+                space.evicted_blocks += n;
+            }
+            has_gone = true;
         }
-        self.finish(books, run);
         has_gone
     }
 
     /// Leaves that were last used before that time go.
     pub(super) fn expire_leaves(&mut self, books: &mut Books<'_>, before: u64) {
-        let mut run = Run::default();
         loop {
             let is_old = |&place: &u32| {
                 self.order.used_at(place).is_some_and(|at| at < before)
                     && self.is_idle_leaf(books, NodeId::at(place))
             };
-            let Some(place) = self.order.firsts().find(is_old) else { break };
-            self.order.remove(place);
-            self.drop_leaf(books, &mut run, NodeId::at(place));
+            let Some(place) = self.order.firsts().find(is_old) else { return };
+            self.drop_tail(books, &[NodeId::at(place)]);
         }
-        self.finish(books, run);
     }
 
-    #[inline]
     fn is_idle_leaf(&self, books: &Books<'_>, id: NodeId) -> bool {
-        let node = &self.nodes[id];
-        node.children.is_empty() && node.whole.iter().all(|whole| books.leases(whole.slot) == 0)
+        self.nodes[id].children.is_empty() && self.is_idle(books, id)
     }
 
-    /// Remove an idle leaf that is out of the order; the sequences that ended in it end before it
-    /// from now on.
     #[inline]
-    fn drop_leaf(&mut self, books: &mut Books<'_>, run: &mut Run, id: NodeId) -> Cost {
-        let node = &self.nodes[id];
-        let (root, has_end) = (node.root, !node.ends.is_empty());
-        if self.space(root).is_some_and(|space| space.events.is_some()) {
-            self.rename(books, Change::Removed, id);
-        }
-        let mut freed = Cost::default();
-        for at in 0..self.nodes[id].whole.len() {
-            let Whole { slot, group, kind } = self.nodes[id].whole[at];
-            let alike = Alike { root, kind, group };
-            match &mut run.last {
-                Some((last, n)) if *last == alike => *n += 1,
-                _ => {
-                    self.count_last(books, run);
-                    run.last = Some((alike, 1));
-                }
+    fn is_idle(&self, books: &Books<'_>, id: NodeId) -> bool {
+        self.nodes[id].whole.iter().all(|whole| books.leases(whole.slot) == 0)
+    }
+
+    /// A leaf that goes next and those that go right after it, until so much is free.
+    fn next_tail(&self, books: &Books<'_>, leaf: NodeId, missing: &mut Cost) -> Tail {
+        let mut tail = Tail::new();
+        let mut parent = Some(leaf);
+        // Which place comes next is asked of the order, so that nodes can be read ahead.
+        for place in self.order.row(leaf.place()) {
+            let id = NodeId::at(place);
+            let node = &self.nodes[id];
+            let leads_elsewhere =
+                node.children.len() > usize::from(id != leaf) || !node.ends.is_empty();
+            let is_next = parent == Some(id) && self.is_idle(books, id);
+            if id != leaf && (leads_elsewhere || !is_next) {
+                break;
             }
-            self.gone.push(books.blocks.id(slot));
-            let spec = &books.blocks.groups.get_mut(group).spec;
-            freed.bytes += spec.bytes_per_block;
-            freed.arrays += u64::from(spec.arrays_per_block);
+            tail.push(id);
+            parent = node.parent;
+            for spec in node.whole.iter().filter_map(|whole| books.blocks.groups.spec(whole.group))
+            {
+                missing.bytes = missing.bytes.saturating_sub(spec.bytes_per_block);
+                missing.arrays = missing.arrays.saturating_sub(spec.arrays_per_block.into());
+            }
+            if *missing == Cost::default() {
+                break;
+            }
         }
-        if run.parent != Some(id) || has_end {
-            self.land(run);
-            run.end = self.join_ends(id);
+        tail
+    }
+
+    /// Remove the idle nodes at the end of a path, the last one first, and say how many blocks that
+    /// are; the sequences that ended in the last one end before the first one from now on.
+    fn drop_tail(&mut self, books: &mut Books<'_>, tail: &[NodeId]) -> u64 {
+        let (Some(&leaf), Some(&head)) = (tail.first(), tail.last()) else { return 0 };
+        let (root, parent) = (self.nodes[leaf].root, self.nodes[head].parent);
+        if self.space(root).is_some_and(|space| space.events.is_some()) {
+            for &id in tail {
+                self.rename(books, Change::Removed, id);
+            }
         }
-        run.parent = self.nodes[id].parent;
-        self.nodes[id].whole.clear();
-        self.nodes.cut(id);
-        if let Some(parent) = run.parent
-            && !self.order.contains(parent.place())
-        {
+        let end = self.join_ends(leaf);
+        self.order.remove_row(tail.iter().map(|id| id.place()));
+        let n = self.free_whole(books, root, tail);
+        self.nodes.cut_tail(tail);
+        if let Some(parent) = parent {
             self.list_leaf(books, parent);
+            if let Some(end) = end {
+                self.move_end(end, parent);
+            }
         }
-        freed
+        n
+    }
+
+    /// Free the blocks of nodes that go, and say how many they are.
+    fn free_whole(&mut self, books: &mut Books<'_>, root: Root, tail: &[NodeId]) -> u64 {
+        let before = self.gone.len();
+        for at in 0..self.unbounded.len() {
+            let first = self.gone.len();
+            let mut rest = tail;
+            while let Some(&id) = rest.first() {
+                let Whole { group, kind, .. } = self.nodes[id].whole[at];
+                let mut n = 0;
+                for &id in rest {
+                    let whole = self.nodes[id].whole[at];
+                    if whole.kind != kind {
+                        break;
+                    }
+                    self.gone.push(books.blocks.id(whole.slot));
+                    n += 1;
+                }
+                if let Some(blocks) = self.n_blocks(root, kind, group) {
+                    *blocks -= n as u64;
+                }
+                rest = &rest[n..];
+            }
+            books.vacate_cached(self.unbounded[at], &self.gone[first..]);
+        }
+        (self.gone.len() - before) as u64
     }
 
     /// The sequences that end in a node become one, which is taken off it.
@@ -132,38 +157,20 @@ impl Index {
         self.remove_end(id);
     }
 
-    /// The end that a run of leaves has left arrives where the path ends now.
-    fn land(&mut self, run: &mut Run) {
-        let (Some(id), Some(node)) = (run.end.take(), run.parent) else { return };
-        if self.nodes[node].parent.is_none() {
-            // Nothing is left of the sequence.
+    /// A sequence that has lost its last nodes ends here from now on.
+    fn move_end(&mut self, id: EndId, to: NodeId) {
+        if self.nodes[to].parent.is_none() {
+            // Nothing is left of it.
             self.remove_end(id);
             return;
         }
-        let at = self.nodes[node].end();
+        let at = self.nodes[to].end();
         let is_there = |other: &&EndId| self.ends.get(**other).is_some_and(|end| end.at == at);
-        if let Some(&other) = self.nodes[node].ends.iter().find(is_there) {
+        if let Some(&other) = self.nodes[to].ends.iter().find(is_there) {
             self.merge_end(id, other);
         } else if let Some(end) = self.ends.get_mut(id) {
-            (end.node, end.at) = (node, at);
-            self.nodes[node].ends.push(id);
-        }
-    }
-
-    /// Do what was left to do for a run of leaves.
-    fn finish(&mut self, books: &mut Books<'_>, mut run: Run) {
-        self.count_last(books, &mut run);
-        self.land(&mut run);
-    }
-
-    /// Free the blocks that went last, and enter that in the books.
-    fn count_last(&mut self, books: &mut Books<'_>, run: &mut Run) {
-        let Some((Alike { root, kind, group }, n)) = run.last.take() else { return };
-        books.vacate_cached(group, &self.gone[self.gone.len() - n..]);
-        let n = n as u64;
-        self.count(root, kind, group, n.cast_signed().wrapping_neg());
-        if let Some(space) = self.space_mut(root).filter(|_| run.is_eviction) {
-            space.evicted_blocks += n;
+            (end.node, end.at) = (to, at);
+            self.nodes[to].ends.push(id);
         }
     }
 

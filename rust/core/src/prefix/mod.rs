@@ -306,7 +306,9 @@ impl Index {
             let Piece { slot, group, kind, .. } = piece;
             node.whole.push(Whole { slot, group, kind });
         }
-        self.count(self.nodes[id].root, piece.kind, piece.group, 1);
+        if let Some(n) = self.n_blocks(self.nodes[id].root, piece.kind, piece.group) {
+            *n += 1;
+        }
         self.record(books, Change::Stored, id, &piece);
     }
 
@@ -314,7 +316,9 @@ impl Index {
     #[inline]
     fn detach(&mut self, books: &mut Books<'_>, id: NodeId, piece: &Piece) {
         self.record(books, Change::Removed, id, piece);
-        self.count(self.nodes[id].root, piece.kind, piece.group, -1);
+        if let Some(n) = self.n_blocks(self.nodes[id].root, piece.kind, piece.group) {
+            *n -= 1;
+        }
         if books.orphan(piece.slot) {
             self.gone.push(books.blocks.id(piece.slot));
             books.vacate(piece.slot);
@@ -329,17 +333,15 @@ impl Index {
         }
     }
 
+    /// Findable blocks of a namespace, of a kind and a group.
     #[inline]
-    fn count(&mut self, root: Root, kind: Kind, group: GroupId, change: i64) {
-        let n_groups = self.n_groups();
-        if let Some(space) = self.space_mut(root) {
-            let at = usize::from(kind) * n_groups + usize::from(group.0);
-            if space.blocks.len() <= at {
-                space.blocks.resize(at + 1, 0);
-            }
-            let blocks = &mut space.blocks[at];
-            *blocks = blocks.saturating_add_signed(change);
+    fn n_blocks(&mut self, root: Root, kind: Kind, group: GroupId) -> Option<&mut u64> {
+        let at = usize::from(kind) * self.n_groups() + usize::from(group.0);
+        let space = self.space_mut(root)?;
+        if space.blocks.len() <= at {
+            space.blocks.resize(at + 1, 0);
         }
+        space.blocks.get_mut(at)
     }
 
     /// The key of a token block behind a node.

@@ -183,27 +183,33 @@ impl Nodes {
         id
     }
 
-    /// Take a node that has lost all it had off the tree. Its memory is kept for the next one.
-    #[inline]
+    /// Take a leaf that has lost all it had off the tree. Its memory is kept for the next node.
     pub(crate) fn cut(&mut self, id: NodeId) {
-        if let Some(parent) = self[id].parent {
-            let siblings = &mut self[parent].children;
-            if siblings.len() == 1 {
-                siblings.clear();
+        self.cut_tail(&[id]);
+    }
+
+    /// Take the end of a path off the tree: a leaf, and before it what leads to nothing else.
+    pub(crate) fn cut_tail(&mut self, tail: &[NodeId]) {
+        let Some(&head) = tail.last() else { return };
+        if let Some(parent) = self[head].parent {
+            if self[parent].children.len() == 1 {
+                self[parent].children.clear();
             } else {
-                let at = self.place(parent, self[id].tokens.all());
+                let at = self.place(parent, self[head].tokens.all());
                 self[parent].children.remove(at);
             }
         }
-        let node = &mut self[id];
-        debug_assert!(node.children.is_empty() && node.slots().next().is_none());
-        debug_assert!(node.ends.is_empty());
-        node.is_here = false;
-        node.parent = None;
-        node.tokens.truncate(0);
-        node.owner = Owner::Nobody;
-        node.number = 0;
-        self.vacant.push(id);
+        for &id in tail {
+            let node = &mut self[id];
+            debug_assert!(node.ends.is_empty() && node.parts.is_empty());
+            node.is_here = false;
+            node.parent = None;
+            node.children.clear();
+            node.tokens.truncate(0);
+            node.whole.clear();
+            (node.owner, node.number) = (Owner::Nobody, 0);
+        }
+        self.vacant.extend_from_slice(tail);
     }
 
     /// The child whose tokens are exactly these.

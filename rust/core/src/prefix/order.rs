@@ -146,37 +146,30 @@ impl Order {
         self.len += 1;
     }
 
-    /// Take the place out that goes next.
-    #[inline]
-    pub(crate) fn take_first(&mut self, now: u64) -> Option<u32> {
-        let (lane, _) = self.first_lane(now)?;
-        let state = &mut self.lanes[lane.0 as usize];
-        let place = state.first;
-        let links = &mut self.links[place as usize];
-        links.is_here = false;
-        let Links { after, used_at, .. } = *links;
-        state.first = after;
-        self.len -= 1;
-        // What was used together is worth the same: the lane stays where it is.
-        if after == NOBODY {
-            state.last = NOBODY;
-            self.soil(lane);
-        } else {
-            let next = &mut self.links[after as usize];
-            next.before = NOBODY;
-            if next.used_at != used_at {
-                self.soil(lane);
-            }
-        }
-        Some(place)
+    /// A place and those behind it in its lane that were used when it was.
+    pub(crate) fn row(&self, place: u32) -> impl Iterator<Item = u32> {
+        let alike = |&place: &u32| {
+            let Links { after, used_at, .. } = *self.links.get(place as usize)?;
+            let next = self.links.get(after as usize)?;
+            (next.used_at == used_at).then_some(after)
+        };
+        std::iter::successors(Some(place), alike)
     }
 
     /// Take a place out, if it is here.
     pub(crate) fn remove(&mut self, place: u32) {
-        if !self.contains(place) {
-            return;
+        if self.contains(place) {
+            self.remove_row(std::iter::once(place));
         }
-        let Links { before, after, lane, used_at, .. } = self.links[place as usize];
+    }
+
+    /// Take out places that are here, one right after the other in one lane.
+    pub(crate) fn remove_row(&mut self, row: impl DoubleEndedIterator<Item = u32> + Clone) {
+        let (Some(first), Some(last)) = (row.clone().next(), row.clone().next_back()) else {
+            return;
+        };
+        let Links { before, lane, used_at, .. } = self.links[first as usize];
+        let after = self.links[last as usize].after;
         let state = &mut self.lanes[lane.0 as usize];
         match before {
             NOBODY => state.first = after,
@@ -186,8 +179,11 @@ impl Order {
             NOBODY => state.last = before,
             after => self.links[after as usize].before = before,
         }
-        self.links[place as usize].is_here = false;
-        self.len -= 1;
+        for place in row {
+            self.links[place as usize].is_here = false;
+            self.len -= 1;
+        }
+        // What was used together is worth the same: the lane stays where it is.
         let is_alike = after != NOBODY && self.links[after as usize].used_at == used_at;
         if before == NOBODY && !is_alike {
             self.soil(lane);
@@ -221,23 +217,14 @@ impl Order {
 
     /// The next to go, and how little it is worth.
     pub(crate) fn first(&mut self, now: u64) -> Option<(u32, Dispensable)> {
-        let (lane, dispensable) = self.first_lane(now)?;
+        let (_, lane, dispensable) = match self.chosen {
+            Some(chosen) if chosen.0 == now && self.dirty.is_empty() => chosen,
+            _ => self.choose(now)?,
+        };
         Some((self.lanes[lane.0 as usize].first, dispensable))
     }
 
-    /// The lane whose first place goes next, and how little that is worth.
-    #[inline]
-    fn first_lane(&mut self, now: u64) -> Option<(Lane, Dispensable)> {
-        match self.chosen {
-            Some((at, lane, dispensable)) if at == now && self.dirty.is_empty() => {
-                Some((lane, dispensable))
-            }
-            _ => self.choose(now),
-        }
-    }
-
-    #[cold]
-    fn choose(&mut self, at: u64) -> Option<(Lane, Dispensable)> {
+    fn choose(&mut self, at: u64) -> Option<(u64, Lane, Dispensable)> {
         let now = i64::try_from(at).unwrap_or(i64::MAX);
         while let Some(lane) = self.dirty.pop() {
             self.lanes[lane.0 as usize].is_dirty = false;
@@ -252,7 +239,7 @@ impl Order {
         let resting = self.resting.last().map(|filed| Self::described(filed, now));
         let falling = self.falling.last().map(|filed| Self::described(filed, now));
         self.chosen = resting.max(falling).map(|(dispensable, _, lane)| (at, lane, dispensable));
-        self.chosen.map(|(_, lane, dispensable)| (lane, dispensable))
+        self.chosen
     }
 
     fn described(filed: &Filed, now: i64) -> (Dispensable, Reverse<u64>, Lane) {
@@ -332,7 +319,7 @@ mod tests {
     fn drained(order: &mut Order, now: u64) -> Vec<u32> {
         let next = || {
             let (place, _) = order.first(now)?;
-            assert_eq!(order.take_first(now), Some(place));
+            order.remove(place);
             Some(place)
         };
         std::iter::from_fn(next).collect()
