@@ -184,15 +184,6 @@ impl Prefixes<'_> {
 
     // Eviction ----------------------------------------------------------------------------------
 
-    /// Evict until so many bytes are free.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::BytesExhausted`]; nothing was evicted then.
-    pub fn make_room(&mut self, n_bytes: u64) -> Result<(), Error> {
-        self.books.make_room(self.index, &[], n_bytes)
-    }
-
     /// Evict until so many cached bytes have gone or nothing may go; the bytes that went.
     pub fn evict_bytes(&mut self, n_bytes: u64) -> u64 {
         let before = self.books.share.ledger().cached;

@@ -8,8 +8,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use semantic_core::{
-    BlockId, Draft, EndHandle, EndReading, GroupSpec, Hold, Key, KeyWidth, Memory, Policy, Pool,
-    PoolKey, Prefixes, Root, Span, Terms, TokenSlice, Tokens, Usage,
+    BlockId, Charge, Draft, EndHandle, EndReading, GroupSpec, Hold, Key, KeyWidth, Memory, Policy,
+    Pool, PoolKey, Prefixes, Root, Span, Terms, TokenSlice, Tokens, Usage,
 };
 
 pub(crate) use program::{Known, Op, Prompt, Whose};
@@ -201,9 +201,13 @@ impl World {
             }
             Op::EvictBytes(n_bytes) => vec![self.with(|prefixes| prefixes.evict_bytes(*n_bytes))],
             Op::MakeRoom(n_bytes) => {
-                let available = self.pool().available();
-                let made = self.with(|prefixes| prefixes.make_room(*n_bytes));
+                let mut pool = self.pool();
+                let available = pool.available();
+                let made = pool.charge(Charge::Live, *n_bytes);
                 assert_eq!(made.is_ok(), *n_bytes <= available);
+                if made.is_ok() {
+                    pool.discharge(Charge::Live, *n_bytes).unwrap();
+                }
                 vec![u64::from(made.is_ok())]
             }
             Op::DropOldest { space } => {
