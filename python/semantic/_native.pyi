@@ -6,12 +6,16 @@ before it or after it. A refused call changes nothing.
 `semantic.BlockPool` is what to use; it adds the model's geometry to `Pool` and nothing else.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Literal, Self, final, overload
 
-from typing_extensions import disjoint_base
+from typing_extensions import Buffer, disjoint_base
 
 __all__ = [
+    "BlockFile",
+    "BlockFolder",
     "Draft",
     "GroupSnapshot",
     "Hold",
@@ -374,6 +378,13 @@ class TokenIds:
     def tobytes(self) -> bytes:
         """The ids as little-endian signed 64-bit integers."""
 
+    def keys(self, root: bytes) -> list[bytes]:
+        """The keys of all token blocks, of the last even where it is partial, behind a namespace.
+
+        Args:
+            root: The namespace's root, 32 bytes.
+        """
+
 @final
 class Hold:
     """A hit whose blocks nobody can take away until it is released, or nobody has it any more."""
@@ -558,3 +569,91 @@ class PrefixIndex:
         self,
     ) -> list[tuple[Literal["stored", "removed"], int, str, bytes, bytes, int, int]]:
         """Events since the last call: change, block, group, key, parent key, lo, hi."""
+
+_Rows = tuple[int, int, int, int, int]
+"""`(outer, room, first, valid, row_bytes)`: which rows of a buffer `[outer, room, row_bytes]`."""
+
+@final
+class BlockFolder:
+    """A folder of block files. Every method lets other threads run.
+
+    Args:
+        path: The folder, made for its owner alone when it is not there.
+        owner: Who writes: a name of this process that no other has.
+
+    Raises:
+        CachePersistenceError: The system refuses; `errno` says why. So for all methods.
+    """
+
+    def __new__(cls, path: str | PathLike[str], owner: str) -> Self: ...
+    def write(
+        self,
+        blocks: Sequence[
+            tuple[str, Mapping[str, str], Sequence[tuple[str, str, Sequence[int], Buffer, _Rows]]]
+        ],
+    ) -> list[int]:
+        """Write blocks: each entirely or not at all, and safe from a power cut on return.
+
+        Args:
+            blocks: Name, metadata and tensors of each; of a tensor its name, element type in the
+                words of safetensors, shape in the file, contiguous memory and valid rows.
+
+        Returns:
+            Bytes of each file.
+
+        Raises:
+            BlockValidationError: A name that is none, or a buffer of another size than its rows.
+        """
+
+    def open(self, name: str) -> BlockFile | None:
+        """A block, its header verified; None when it is not there.
+
+        Raises:
+            CacheCorruptionError: It is damaged, or of a version that is not read here.
+        """
+
+    def remove(self, name: str) -> None:
+        """Remove a block, which need not be there."""
+
+    def set_aside(self, name: str) -> Path | None:
+        """Move a file to where nobody takes it for a block; None when it is not there."""
+
+    def names(self) -> list[str]:
+        """The names of all blocks."""
+
+    def clean(self, running: Sequence[str]) -> int:
+        """Remove the temporary files of owners that do not run any more; how many those were."""
+
+@final
+class BlockFile:
+    """An open block file."""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What its writer said of the block."""
+
+    @property
+    def tensors(self) -> list[tuple[str, str, list[int]]]:
+        """Name, element type and shape of its tensors, in the order of their bytes."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the file."""
+
+    def read_into(self, memory: Sequence[tuple[Buffer, _Rows]]) -> None:
+        """Read all tensors into fresh memory, in their order, and verify the checksum.
+
+        Args:
+            memory: For each tensor contiguous memory that nobody else uses yet, and which rows.
+
+        Raises:
+            CacheCorruptionError: The bytes are not those that were written.
+            BlockValidationError: Memory of another size.
+        """
+
+    def verify(self) -> None:
+        """Read the payload without keeping it, and verify the checksum.
+
+        Raises:
+            CacheCorruptionError: The bytes are not those that were written.
+        """

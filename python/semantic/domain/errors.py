@@ -119,7 +119,13 @@ class CacheCorruptionError(SemanticError):
 
 
 class CachePersistenceError(SemanticError):
-    """A store that cannot read or write."""
+    """A store that cannot read or write.
+
+    Attributes:
+        errno: What the system said, or None when it was not the system.
+    """
+
+    errno: int | None = None
 
 
 class UnsupportedCacheError(SemanticError):

@@ -1,6 +1,8 @@
 """The one door to `semantic._native`: the rest of the package imports the core from here."""
 
 from semantic._native import (
+    BlockFile,
+    BlockFolder,
     Draft,
     GroupSnapshot,
     Hold,
@@ -12,6 +14,8 @@ from semantic._native import (
 )
 
 __all__ = [
+    "BlockFile",
+    "BlockFolder",
     "Draft",
     "GroupSnapshot",
     "Hold",

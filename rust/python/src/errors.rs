@@ -18,10 +18,11 @@ pub(crate) enum Class {
     AgentNotFound,
     CacheCorruption,
     BlockValidation,
+    CachePersistence,
 }
 
 impl Class {
-    const ALL: [(Self, &'static str); 7] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::PoolExhausted, "PoolExhaustedError"),
         (Self::BlockOperation, "BlockOperationError"),
         (Self::BlockArgumentType, "BlockArgumentTypeError"),
@@ -29,6 +30,7 @@ impl Class {
         (Self::AgentNotFound, "AgentNotFoundError"),
         (Self::CacheCorruption, "CacheCorruptionError"),
         (Self::BlockValidation, "BlockValidationError"),
+        (Self::CachePersistence, "CachePersistenceError"),
     ];
 
     fn get(self, py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {

@@ -12,6 +12,7 @@ mod pool;
 mod prefix;
 mod shared;
 mod snapshot;
+mod store;
 mod tokens;
 
 use pyo3::pymodule;
@@ -30,6 +31,8 @@ mod _native {
     use crate::prefix::PrefixIndex;
     #[pymodule_export]
     use crate::snapshot::{GroupSnapshot, PoolSnapshot};
+    #[pymodule_export]
+    use crate::store::{BlockFile, BlockFolder};
     #[pymodule_export]
     use crate::tokens::TokenIds;
 }

@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyIndexError, PyOverflowError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyList, PySlice, PyString, PyTuple};
-use semantic_core::Tokens;
+use semantic_core::{Key, KeyWidth, Tokens};
 
 use crate::errors::Class;
 
@@ -74,6 +74,12 @@ impl TokenIds {
     fn tobytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         let bytes: Vec<u8> = self.0.all().iter().flat_map(i64::to_le_bytes).collect();
         PyBytes::new(py, &bytes)
+    }
+
+    fn keys<'py>(&self, py: Python<'py>, root: [u8; 32]) -> Vec<Bound<'py, PyBytes>> {
+        let root = Key::from_bytes(root);
+        let keys = py.detach(|| root.chain(self.0.all(), KeyWidth::default()));
+        keys.iter().map(|key| PyBytes::new(py, key.as_bytes())).collect()
     }
 
     fn __repr__(&self) -> String {
