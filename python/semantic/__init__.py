@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from semantic.adapters.store.disk import DiskStore
     from semantic.application.events import CacheEvent
     from semantic.application.lease import Lease
     from semantic.composition import CacheManager
@@ -54,6 +55,7 @@ __all__ = [
     "CachePersistenceError",
     "CheckpointPolicy",
     "CommitReport",
+    "DiskStore",
     "EvictionPolicy",
     "GenerationResult",
     "IncompatibleCacheError",
@@ -82,6 +84,7 @@ _HOMES = {
     "CacheManager": "composition",
     "CheckpointPolicy": "domain.checkpoints",
     "CommitReport": "domain.reports",
+    "DiskStore": "adapters.store.disk",
     "EvictionPolicy": "domain.policy",
     "GenerationResult": "domain.value_objects",
     "KVBlock": "domain.entities",

@@ -378,6 +378,9 @@ class TokenIds:
     def tobytes(self) -> bytes:
         """The ids as little-endian signed 64-bit integers."""
 
+    def tolist(self) -> list[int]:
+        """The ids as Python's numbers."""
+
     def keys(self, root: bytes) -> list[bytes]:
         """The keys of all token blocks, of the last even where it is partial, behind a namespace.
 

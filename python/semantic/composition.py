@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from semantic.application import cache_manager
+from semantic.domain.block_bytes import TensorBytes
 from semantic.domain.errors import UnsupportedCacheError
 from semantic.domain.reports import HitPlan
 from semantic.domain.value_objects import ModelCacheSpec
-from semantic.ports.outbound import BlockData, Caches, LiveCaches, Materialiser
+from semantic.ports.outbound import BlockData, BlockMemory, Caches, LiveCaches, Materialiser
 
 __all__ = ["CacheManager"]
 
@@ -40,7 +41,31 @@ class _LazyMlx:
         return self._mlx
 
 
+class _LazyBlockMemory:
+    """The memory of MLX arrays, imported when the first block is stored or loaded."""
+
+    def memory_of(
+        self, data: BlockData, tensors: Sequence[TensorBytes]
+    ) -> Sequence[tuple[TensorBytes, memoryview]]:
+        return self._load().memory_of(data, tensors)
+
+    def fresh(
+        self, tensors: Sequence[TensorBytes]
+    ) -> tuple[BlockData, Sequence[tuple[TensorBytes, memoryview]]]:
+        return self._load().fresh(tensors)
+
+    def _load(self) -> BlockMemory:
+        try:
+            from semantic.adapters.mlx.block_memory import MlxBlockMemory
+        except ImportError as error:
+            raise UnsupportedCacheError(
+                f"tensors need MLX: pip install 'semantic-kv[mlx]' ({error})"
+            ) from error
+        return MlxBlockMemory()
+
+
 class CacheManager(cache_manager.CacheManager):
     """`semantic.application.cache_manager.CacheManager`, with MLX where no other side is given."""
 
     _default_materialiser = _LazyMlx
+    _default_block_memory = _LazyBlockMemory

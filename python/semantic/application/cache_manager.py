@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from semantic.application.clock import SystemClock
@@ -12,7 +12,9 @@ from semantic.application.events import EventCallback
 from semantic.application.lease import Lease
 from semantic.application.resources import Resources
 from semantic.application.sealed_blocks import Hold, SealedBlocks
+from semantic.application.store_tier import StoreTier
 from semantic.domain._check import agent_name
+from semantic.domain.block_bytes import TensorBytes
 from semantic.domain.checkpoints import CheckpointPolicy
 from semantic.domain.errors import (
     AgentNotFoundError,
@@ -30,6 +32,7 @@ from semantic.domain.services import BlockPool
 from semantic.domain.value_objects import ModelCacheSpec
 from semantic.ports.outbound import (
     BlockData,
+    BlockMemory,
     BlockStore,
     Caches,
     Clock,
@@ -56,6 +59,20 @@ class _NoMaterialiser:
         raise UnsupportedCacheError(_NO_MLX)
 
 
+class _NoBlockMemory:
+    """Stands in where no MLX side was given."""
+
+    def memory_of(
+        self, data: BlockData, tensors: Sequence[TensorBytes]
+    ) -> Sequence[tuple[TensorBytes, memoryview]]:
+        raise UnsupportedCacheError(_NO_MLX)
+
+    def fresh(
+        self, tensors: Sequence[TensorBytes]
+    ) -> tuple[BlockData, Sequence[tuple[TensorBytes, memoryview]]]:
+        raise UnsupportedCacheError(_NO_MLX)
+
+
 _NO_MLX = "there is no MLX side here: install 'semantic-kv[mlx]', or pass materialiser="
 
 
@@ -79,12 +96,14 @@ class CacheManager:
             whose call caused it or, for what other memories of the pool caused, at the next call.
         clock: Time, for tests.
         key_bytes: Bytes of a block's key that are used, for tests that make keys collide.
+        block_memory: The bytes of blocks, for a store. None: MLX's.
 
     Raises:
         PoolConfigurationError: A pool of another spec, or a store without a namespace.
     """
 
     _default_materialiser: ClassVar[type[Materialiser]] = _NoMaterialiser
+    _default_block_memory: ClassVar[type[BlockMemory]] = _NoBlockMemory
 
     def __init__(
         self,
@@ -100,12 +119,14 @@ class CacheManager:
         on_event: EventCallback | None = None,
         clock: Clock | None = None,
         key_bytes: int = KEY_BYTES,
+        block_memory: BlockMemory | None = None,
     ) -> None:
         if pool.spec != spec:
             raise PoolConfigurationError("the pool was made for another spec")
-        if store is not None:
-            reason = "a store needs a namespace" if namespace is None else "there is none yet"
-            raise PoolConfigurationError(f"{reason}: blocks are kept in memory only")
+        if store is not None and namespace is None:
+            raise PoolConfigurationError(
+                "a store needs a namespace: semantic.mlx.namespace(model, path) makes one"
+            )
         given: object = policy
         if not isinstance(given, EvictionPolicy | None):
             raise PoolConfigurationError(f"policy must be an EvictionPolicy, not {given!r}")
@@ -119,13 +140,18 @@ class CacheManager:
             key_bytes=key_bytes,
             on_event=on_event,
         )
+        counters = Counters(on_failure)
+        bytes_of = block_memory or self._default_block_memory()
         self._memory = Resources(
             spec,
             pool,
             sealed,
             materialiser or self._default_materialiser(),
-            Counters(on_failure),
+            counters,
             checkpoints or CheckpointPolicy(),
+            None
+            if store is None
+            else StoreTier(spec, sealed, store, bytes_of, counters, self._clock),
         )
         self._released = threading.Condition()
         self._leases: set[Lease] = set()
@@ -192,14 +218,24 @@ class CacheManager:
             raise PoolConfigurationError(
                 "the pool was reconfigured: make a CacheManager for its new spec"
             )
-        hold = self._memory.sealed.hold(prompt)
+        hold = self._hold(agent_id, prompt)
         try:
             return self._charged(agent_id, prompt, hold, max_new_tokens, prefill_step)
         except PoolExhaustedError:
-            if not hold.n_tokens:
+            waited = self._memory.tier is not None and self._memory.tier.yield_memory()
+            if not hold.n_tokens and not waited:
                 raise
         # Holding the hit may be what leaves too little: served without it, it may be evicted.
         return self._charged(agent_id, prompt, Hold(), max_new_tokens, prefill_step)
+
+    def _hold(self, agent_id: str, prompt: TokenIds) -> Hold:
+        """The longest hit in memory, after what is stored beyond it has come back."""
+        hold = self._memory.sealed.hold(prompt)
+        tier = self._memory.tier
+        if tier is not None and tier.fetch(prompt, hold.n_tokens, agent_id):
+            self._memory.sealed.release(hold)
+            hold = self._memory.sealed.hold(prompt)
+        return hold
 
     def _charged(
         self, agent_id: str, prompt: TokenIds, hold: Hold, max_new_tokens: int, prefill_step: int
@@ -242,12 +278,14 @@ class CacheManager:
         """Forget what an agent published and nobody else needs.
 
         Returns:
-            How many published prefixes were forgotten.
+            How many published prefixes, and stored blocks, were forgotten.
 
         Raises:
             AgentNotFoundError: The agent has published nothing that is still here.
         """
         forgotten = self._memory.sealed.forget(agent_id)
+        if self._memory.tier is not None:
+            forgotten += self._memory.tier.forget(agent_id)
         if not forgotten:
             raise AgentNotFoundError(
                 f"agent {agent_id!r} has nothing published here", agent_id=agent_id
@@ -311,7 +349,20 @@ class CacheManager:
                 "cached": snapshot.cached,
             },
             "unshared_bytes": sum(self._memory.spec.cached_bytes(e.n_tokens) for e in sequences),
+            **({} if self._memory.tier is None else {"store": self._memory.tier.stats()}),
         }
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until what was released is stored; False when that took longer than `timeout`."""
+        return self._memory.tier is None or self._memory.tier.flush(timeout)
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Store what waits, and stop writing. Idempotent; the store stays open.
+
+        Returns:
+            Whether all of it was stored within `timeout` seconds.
+        """
+        return self._memory.tier is None or self._memory.tier.close(timeout)
 
     def capture_batch(self, batch_caches: Caches, row: int) -> Caches:
         """One row of BatchGenerator's caches as single caches, ready for `Lease.commit`.

@@ -54,6 +54,7 @@ class Lease:
         self._prefill_step = prefill_step
         self._on_end = on_end
         self._published: list[int] = []
+        self._to_store: list[TokenIds] = []
         self._lock = threading.Lock()
         self._ended = False
 
@@ -172,6 +173,8 @@ class Lease:
         publication = publish_caches(self._memory, packed, caches, self._agent_id, kind)
         if publication.end is not None:
             self._published.append(publication.end)
+        if self._memory.tier is not None and publication.report.published_tokens:
+            self._to_store.append(packed[: publication.report.published_tokens])
         return publication.report
 
     def release(self) -> None:
@@ -190,6 +193,8 @@ class Lease:
         settle = self._memory.sealed.settle if keep else self._memory.sealed.withdraw
         try:
             self._memory.sealed.release(self._hold)
+            for tokens in self._to_store if keep else ():
+                self._store(tokens)
             for end in self._published:
                 settle(end, self._agent_id)
             self._memory.sealed.depart(self._agent_id)
@@ -198,6 +203,10 @@ class Lease:
             self._memory.pool.discharge("live", self._live_bytes)
             self._live_bytes = 0
             self._on_end(self)
+
+    def _store(self, tokens: TokenIds) -> None:
+        if self._memory.tier is not None:
+            self._memory.tier.save(tokens, self._agent_id)
 
     def __enter__(self) -> Lease:
         return self

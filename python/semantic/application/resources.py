@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from semantic.application.counters import Counters
 from semantic.application.sealed_blocks import SealedBlocks
+from semantic.application.store_tier import StoreTier
 from semantic.domain.checkpoints import CheckpointPolicy
 from semantic.domain.services import BlockPool
 from semantic.domain.value_objects import ModelCacheSpec
@@ -16,7 +17,7 @@ __all__ = ["Resources"]
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """One model's memory: geometry, bytes, sealed blocks, MLX side, counts, checkpoint policy."""
+    """One model's memory: geometry, bytes, sealed blocks, MLX side, counts, checkpoints, store."""
 
     spec: ModelCacheSpec
     pool: BlockPool
@@ -24,3 +25,4 @@ class Resources:
     materialiser: Materialiser
     counters: Counters
     checkpoints: CheckpointPolicy
+    tier: StoreTier | None = None

@@ -120,6 +120,7 @@ class SealedBlocks:
         key_bytes: int = KEY_BYTES,
         on_event: EventCallback | None = None,
     ) -> None:
+        self.root = namespace.root
         self._spec = spec
         self._pool = pool
         self._reclaim = reclaim
@@ -178,6 +179,10 @@ class SealedBlocks:
         if self._time_to_live is not None:
             self._expire(self._time_to_live)
         return Hold(self.index.hold(tokens, len(tokens) - 1), self._pool.contents)
+
+    def hold_all(self, tokens: TokenIds) -> Hold:
+        """Hold what is cached of `tokens`, up to the last one: not to compute, but to keep them."""
+        return Hold(self.index.hold(tokens, len(tokens)), self._pool.contents)
 
     def used(self, hold: Hold, agent_id: str) -> None:
         """An agent's request was admitted with this hit: its blocks go last from now on."""

@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from semantic.domain.block_bytes import TensorBytes
 from semantic.domain.layer_group import Span
-from semantic.domain.reports import HitPlan, RowSpan
+from semantic.domain.native import TokenIds
+from semantic.domain.reports import HitPlan
+from semantic.domain.stored import BlockName, NewBlock, StoredNode
 from semantic.domain.value_objects import ModelCacheSpec
 
-__all__ = ["BlockData", "BlockStore", "Caches", "Clock", "LiveCaches", "Materialiser", "SpecSource"]
+__all__ = [
+    "BlockData",
+    "BlockMemory",
+    "BlockStore",
+    "Caches",
+    "Clock",
+    "LiveCaches",
+    "Materialiser",
+    "SpecSource",
+]
 
 Caches = list[Any]
 """The list of cache entries of one sequence, as `make_prompt_cache` returns it."""
@@ -90,15 +102,75 @@ class Materialiser(Protocol):
         ...
 
 
-class BlockStore(Protocol):
-    """Keeps sealed blocks beyond the process."""
+class BlockMemory(Protocol):
+    """The memory of blocks, for what reads and writes bytes. Runs on the caller's thread."""
 
-    def get(self, key: bytes) -> BlockData | None:
-        """The block under `key`, or None: a corrupt or missing block is a miss."""
+    def memory_of(
+        self, data: BlockData, tensors: Sequence[TensorBytes]
+    ) -> Sequence[tuple[TensorBytes, memoryview]]:
+        """The memory of a sealed block's tensors, as it lies."""
         ...
 
-    def put(self, key: bytes, data: BlockData, spans: Sequence[RowSpan]) -> None:
-        """Store a sealed block, entirely or not at all."""
+    def fresh(
+        self, tensors: Sequence[TensorBytes]
+    ) -> tuple[BlockData, Sequence[tuple[TensorBytes, memoryview]]]:
+        """A new block of zeros, and its memory, to be written before anybody uses the block."""
+        ...
+
+
+class BlockStore(Protocol):
+    """Keeps sealed blocks beyond the process. Every method may be called from any thread."""
+
+    def path_of(self, namespace: bytes, keys: Sequence[bytes]) -> Sequence[Sequence[StoredNode]]:
+        """What is stored along a prompt.
+
+        Args:
+            namespace: The root of the namespace.
+            keys: The keys of the prompt's token blocks.
+
+        Returns:
+            For each token block from the first on, what is stored behind the one before it: the
+            block itself, and others that begin alike; up to where nothing is.
+        """
+        ...
+
+    def put(self, blocks: Sequence[NewBlock], agent_id: str) -> int:
+        """Store blocks, each entirely or not at all; how many are new.
+
+        Raises:
+            CachePersistenceError: The system refuses, or there is no room.
+        """
+        ...
+
+    def read(
+        self, name: BlockName, tokens: TokenIds, memory: Sequence[tuple[TensorBytes, memoryview]]
+    ) -> bool:
+        """Read a block into fresh memory; False when it is not there, or damaged and set aside.
+
+        Args:
+            name: The block.
+            tokens: The tokens of its token block: what has others is another block.
+            memory: Where each tensor goes.
+
+        Raises:
+            CachePersistenceError: The system refuses; this may pass.
+        """
+        ...
+
+    def used(self, keys: Sequence[bytes], agent_id: str) -> None:
+        """An agent uses what is stored of these token blocks: it goes last from now on."""
+        ...
+
+    def forget(self, namespace: bytes, agent_id: str) -> int:
+        """Remove what only this agent has used; how many blocks that were."""
+        ...
+
+    def stats(self) -> Mapping[str, int]:
+        """Blocks and bytes that are stored, and the limit."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the store. Idempotent."""
         ...
 
 

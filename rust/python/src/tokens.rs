@@ -76,6 +76,10 @@ impl TokenIds {
         PyBytes::new(py, &bytes)
     }
 
+    fn tolist(&self) -> Vec<i64> {
+        self.0.all().iter().collect()
+    }
+
     fn keys<'py>(&self, py: Python<'py>, root: [u8; 32]) -> Vec<Bound<'py, PyBytes>> {
         let root = Key::from_bytes(root);
         let keys = py.detach(|| root.chain(self.0.all(), KeyWidth::default()));

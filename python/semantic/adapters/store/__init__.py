@@ -1,0 +1,1 @@
+"""Block stores: what is kept beyond the process."""

@@ -1,0 +1,86 @@
+"""Blocks as files: what is written beside the tensors, and what is made of it again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from semantic.domain.block_bytes import TensorBytes
+from semantic.domain.errors import BlockValidationError
+from semantic.domain.native import BlockFile, TokenIds
+from semantic.domain.stored import BlockName, NewBlock
+
+__all__ = ["WrittenBlock", "described", "is_block", "most_bytes", "written"]
+
+_HEADER_BYTES = 2048
+_TENSOR_BYTES = 256
+_TOKEN_DIGITS = 21
+"""Of a signed 64-bit number, with its comma."""
+
+WrittenTensor = tuple[str, str, Sequence[int], memoryview, tuple[int, int, int, int, int]]
+WrittenBlock = tuple[str, dict[str, str], list[WrittenTensor]]
+"""What `BlockFolder.write` takes for a block."""
+
+
+def written(block: NewBlock) -> WrittenBlock:
+    """A block as the native store takes it."""
+    name = block.name
+    metadata = {
+        "namespace": block.namespace.hex(),
+        "key": name.key.hex(),
+        "parent": block.parent.hex(),
+        "tokens": _spelled(block.tokens),
+        "layer_group": name.group,
+        "layer_type": block.layer_type,
+        "is_bounded": "true" if block.is_bounded else "false",
+        "lo": str(name.lo),
+        "hi": str(name.hi),
+    }
+    tensors: list[WrittenTensor] = [
+        (tensor.name, tensor.file_dtype, tensor.file_shape, memory, tensor.rows)
+        for tensor, memory in block.tensors
+    ]
+    return str(name), metadata, tensors
+
+
+def most_bytes(block: NewBlock) -> int:
+    """How large its file is at the most."""
+    payload = sum(tensor.file_bytes for tensor, _ in block.tensors)
+    header = _HEADER_BYTES + _TENSOR_BYTES * len(block.tensors)
+    return header + payload + _TOKEN_DIGITS * len(block.tokens)
+
+
+def is_block(
+    file: BlockFile, name: BlockName, tokens: TokenIds, tensors: Sequence[TensorBytes]
+) -> bool:
+    """Whether a file holds this block: of these very tokens, with these tensors."""
+    said = file.metadata
+    expected = [(tensor.name, tensor.file_dtype, list(tensor.file_shape)) for tensor in tensors]
+    return (
+        said.get("key") == name.key.hex()
+        and said.get("tokens") == _spelled(tokens)
+        and said.get("layer_group") == name.group
+        and (said.get("lo"), said.get("hi")) == (str(name.lo), str(name.hi))
+        and sorted(file.tensors) == sorted(expected)
+    )
+
+
+def described(file: BlockFile, name: BlockName) -> NewBlock | None:
+    """The block of a file, without its tensors; None when the file is not what its name says."""
+    said = file.metadata
+    try:
+        tokens = TokenIds([int(token) for token in said["tokens"].split(",")])
+        parent, namespace = bytes.fromhex(said["parent"]), bytes.fromhex(said["namespace"])
+        found = BlockName(
+            bytes.fromhex(said["key"]), said["layer_group"], int(said["lo"]), int(said["hi"])
+        )
+        keys = tokens.keys(parent)
+    except (KeyError, ValueError, BlockValidationError):
+        return None
+    if found != name or keys != [name.key]:
+        return None
+    is_bounded = said.get("is_bounded") == "true"
+    return NewBlock(name, parent, namespace, tokens, said.get("layer_type", ""), is_bounded, ())
+
+
+def _spelled(tokens: TokenIds) -> str:
+    return ",".join(str(token) for token in tokens.tolist())
