@@ -35,11 +35,11 @@ demo: $(VENV)/.built ## a server that remembers four agents: texts equal to stoc
 	$(BIN)/semantic demo --out .demo
 
 test: $(VENV)/.built ## the test suites, Rust and Python, on the budgeted profile
-	cargo test --quiet --release --package semantic-core --package semantic-shared
+	cargo test --quiet --release --package semantic-core --package semantic-shared --package semantic-store
 	$(PYTEST) -m 'not slow' --cov --cov-report=term --cov-report=html
 
 test-full: $(VENV)/.built ## every example and every machine: takes its time
-	PROPTEST_CASES=10000 cargo test --quiet --release --package semantic-core --package semantic-shared
+	PROPTEST_CASES=10000 cargo test --quiet --release --package semantic-core --package semantic-shared --package semantic-store
 	SEMANTIC_TEST_FULL=1 $(PYTEST) --cov --cov-report=term --cov-report=html
 	@$(MAKE) --no-print-directory test-releases
 

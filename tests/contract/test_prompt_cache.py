@@ -8,7 +8,7 @@ import random
 import pytest
 from mlx_lm.models.cache import ArraysCache, LRUPromptCache
 
-from semantic import MemoryBudget, PoolConfigurationError
+from semantic import DiskStore, MemoryBudget, Namespace
 from semantic.mlx import probe
 from semantic.mlx_lm import PromptCache
 from tests.conftest import distance, feed, fresh_caches, greedy, random_tokens
@@ -278,9 +278,47 @@ def test_nothing_is_raised_into_a_generation_thread(llama, monkeypatch):
     assert cache.stats()["bytes"]["held"] == 0
 
 
-def test_a_store_is_refused_until_there_is_one():
-    with pytest.raises(PoolConfigurationError, match="memory only"):
-        PromptCache(store=object())
+def stored_cache(path, llama, **options):
+    """A cache as after a restart: it knows the geometry, and nothing else but its store."""
+    store = DiskStore(path, free_floor_bytes=0)
+    return PromptCache(store=store, spec_of=lambda key: probe(llama), **options)
+
+
+def test_what_is_stored_is_found_by_the_next_cache(llama, tmp_path):
+    options = {"namespace_of": lambda key, spec: Namespace(str(key))}
+    cache = stored_cache(tmp_path, llama, **options)
+    remember(cache, llama, TOKENS)
+    assert cache.writer.close(60)
+    assert cache.stats()["store"]["blocks"] == 4
+    cache = stored_cache(tmp_path, llama, **options)
+    restored, rest = cache.fetch_nearest_cache(KEY, [*TOKENS, 7])
+    assert rest == [7]
+    expected = feed(llama, [7], filled(llama, TOKENS))
+    assert distance(feed(llama, rest, restored), expected) <= 1e-4
+    assert cached(cache, TOKENS, key=("other", None, None)) == 0
+    assert cache.stats()["store"]["loaded_tokens"] == len(TOKENS)
+    assert cache.stats()["failures"] == {}
+
+
+def test_a_key_that_names_no_model_is_kept_in_memory_only(llama, tmp_path):
+    cache = stored_cache(tmp_path, llama)
+    remember(cache, llama, TOKENS)
+    assert cached(cache, TOKENS) == len(TOKENS) - 1
+    assert cache.writer.close(60)
+    assert cache.stats()["store"]["blocks"] == 0
+    assert set(cache.stats()["failures"]) == {"store_namespace"}
+
+
+def test_b30_a_store_that_refuses_is_a_cache_without_one(llama, tmp_path):
+    cache = stored_cache(tmp_path, llama, namespace_of=lambda key, spec: Namespace("x"))
+    for part in ("tmp", "blocks"):
+        (tmp_path / part).rmdir()
+        (tmp_path / part).write_text("no folder")
+    remember(cache, llama, TOKENS)
+    assert cache.writer.close(60)
+    assert cached(cache, TOKENS) == len(TOKENS) - 1
+    assert cached(cache, random_tokens(400, seed=9)) == 0
+    assert set(cache.stats()["failures"]) == {"store_write"}
 
 
 def test_stats_add_up(llama):

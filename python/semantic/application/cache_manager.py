@@ -13,6 +13,7 @@ from semantic.application.lease import Lease
 from semantic.application.resources import Resources
 from semantic.application.sealed_blocks import Hold, SealedBlocks
 from semantic.application.store_tier import StoreTier
+from semantic.application.store_writer import StoreWriter
 from semantic.domain._check import agent_name
 from semantic.domain.block_bytes import TensorBytes
 from semantic.domain.checkpoints import CheckpointPolicy
@@ -141,7 +142,11 @@ class CacheManager:
             on_event=on_event,
         )
         counters = Counters(on_failure)
-        bytes_of = block_memory or self._default_block_memory()
+        tier = None
+        if store is not None:
+            writer = StoreWriter(store, counters, self._clock)
+            bytes_of = block_memory or self._default_block_memory()
+            tier = StoreTier(spec, sealed, store, bytes_of, counters, writer)
         self._memory = Resources(
             spec,
             pool,
@@ -149,9 +154,7 @@ class CacheManager:
             materialiser or self._default_materialiser(),
             counters,
             checkpoints or CheckpointPolicy(),
-            None
-            if store is None
-            else StoreTier(spec, sealed, store, bytes_of, counters, self._clock),
+            tier,
         )
         self._released = threading.Condition()
         self._leases: set[Lease] = set()
@@ -222,7 +225,7 @@ class CacheManager:
         try:
             return self._charged(agent_id, prompt, hold, max_new_tokens, prefill_step)
         except PoolExhaustedError:
-            waited = self._memory.tier is not None and self._memory.tier.yield_memory()
+            waited = self._memory.tier is not None and self._memory.tier.writer.let_go()
             if not hold.n_tokens and not waited:
                 raise
         # Holding the hit may be what leaves too little: served without it, it may be evicted.
@@ -354,7 +357,7 @@ class CacheManager:
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until what was released is stored; False when that took longer than `timeout`."""
-        return self._memory.tier is None or self._memory.tier.flush(timeout)
+        return self._memory.tier is None or self._memory.tier.writer.flush(timeout)
 
     def close(self, timeout: float | None = None) -> bool:
         """Store what waits, and stop writing. Idempotent; the store stays open.
@@ -362,7 +365,7 @@ class CacheManager:
         Returns:
             Whether all of it was stored within `timeout` seconds.
         """
-        return self._memory.tier is None or self._memory.tier.close(timeout)
+        return self._memory.tier is None or self._memory.tier.writer.close(timeout)
 
     def capture_batch(self, batch_caches: Caches, row: int) -> Caches:
         """One row of BatchGenerator's caches as single caches, ready for `Lease.commit`.

@@ -1,20 +1,18 @@
-"""Between memory and a store: what is stored comes back when it is asked for, what is new goes out.
+"""Between one memory and a store: what is stored comes back when asked for, what is new goes out.
 
-Blocks are written behind generation, by one thread, while a hold keeps them in memory. What cannot
-be stored is counted and served from memory as before.
+What comes back is published as if it had been captured; what goes out is written by the store's
+writer, behind generation.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from semantic.application.clock import SystemClock
 from semantic.application.counters import Counters
 from semantic.application.sealed_blocks import Hold, SealedBlocks
+from semantic.application.store_writer import StoreWriter
 from semantic.application.stored_rows import StoredBlockGoneError, StoredRows
 from semantic.domain.block_bytes import TensorBytes, tensors_of_block
 from semantic.domain.errors import CachePersistenceError
@@ -24,7 +22,7 @@ from semantic.domain.reports import RowSpan
 from semantic.domain.stored import BlockName, NewBlock
 from semantic.domain.stored_hit import stored_hit
 from semantic.domain.value_objects import ModelCacheSpec
-from semantic.ports.outbound import BlockMemory, BlockStore, Clock
+from semantic.ports.outbound import BlockMemory, BlockStore
 
 __all__ = ["StoreTier"]
 
@@ -36,21 +34,78 @@ _FETCHES = 3
 _BATCH_BYTES = 64 << 20
 """Blocks that are written and synced together: enough to share the wait for the disk."""
 
-_MOST_JOBS = 64
-"""Turns that may wait to be written; each keeps its blocks in memory."""
-
-_PAUSE_SECONDS = 10.0
-"""After the system has refused, so long nothing is written."""
+_LEAST_REMEMBERED = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    """The blocks of one sequence that may have to be written."""
+class _Span:
+    """A block that may have to be written, and its memory."""
 
-    tokens: TokenIds
-    agent_id: str
-    hold: Hold
-    blocks: Sequence[tuple[str, RowSpan, Sequence[tuple[TensorBytes, memoryview]]]]
+    group: str
+    rows: RowSpan
+    memory: Sequence[tuple[TensorBytes, memoryview]]
+
+
+class _Job:
+    """What of one sequence may have to be written; see `StoreJob`."""
+
+    def __init__(
+        self, tier: StoreTier, tokens: TokenIds, agent_id: str, hold: Hold, spans: Sequence[_Span]
+    ) -> None:
+        self._tier = tier
+        self._tokens = tokens
+        self.agent_id = agent_id
+        self._hold = hold
+        self._spans = sorted(spans, key=lambda span: span.rows.lo)
+        self._keys: list[bytes] = []
+        self._ids: dict[BlockName, int] = {}
+
+    def keys(self) -> Sequence[bytes]:
+        """The keys of its token blocks, computed when they are first needed: on the writer."""
+        self._keys = self._keys or self._tokens.keys(self._tier.root)
+        return self._keys
+
+    def batches(self) -> Iterator[list[NewBlock]]:
+        """What is not stored yet, heads before tails."""
+        known = self._tier.stored_names(self.keys())
+        batch: list[NewBlock] = []
+        n_bytes = 0
+        for span in self._spans:
+            block = self._new_block(span)
+            self._ids[block.name] = span.rows.block_id
+            if any(_covers(other, block.name) for other in known):
+                self.written([block])
+                continue
+            batch.append(block)
+            n_bytes += sum(tensor.file_bytes for tensor, _ in span.memory)
+            if n_bytes >= _BATCH_BYTES:
+                yield batch
+                batch, n_bytes = [], 0
+        if batch:
+            yield batch
+
+    def _new_block(self, span: _Span) -> NewBlock:
+        number = span.rows.lo // BLOCK_TOKENS
+        start = number * BLOCK_TOKENS
+        keys, group = self.keys(), self._tier.spec.group(span.group)
+        return NewBlock(
+            BlockName(keys[number], span.group, span.rows.lo, span.rows.hi),
+            keys[number - 1] if number else self._tier.root,
+            self._tier.root,
+            self._tokens[start : start + BLOCK_TOKENS],
+            group.layer_type,
+            group.is_bounded,
+            span.memory,
+        )
+
+    def written(self, blocks: Sequence[NewBlock]) -> None:
+        """These are stored now, and need not be looked at again."""
+        for block in blocks:
+            self._tier.remember(self._ids[block.name], block.name)
+
+    def release(self) -> None:
+        """Let the blocks go."""
+        self._tier.sealed.release(self._hold)
 
 
 class StoreTier:
@@ -62,7 +117,7 @@ class StoreTier:
         store: Where they are kept.
         memory: Their bytes.
         counters: What fails is counted here.
-        clock: Time; None: the machine's.
+        writer: The way into the store.
     """
 
     def __init__(
@@ -72,22 +127,21 @@ class StoreTier:
         store: BlockStore,
         memory: BlockMemory,
         counters: Counters,
-        clock: Clock | None = None,
+        writer: StoreWriter,
     ) -> None:
-        self._spec = spec
-        self._sealed = sealed
+        self.spec = spec
+        self.sealed = sealed
+        self.writer = writer
         self._store = store
         self._memory = memory
         self._counters = counters
-        self._clock = clock or SystemClock()
-        self._jobs: deque[_Job] = deque()
-        self._changed = threading.Condition()
-        self._writing = False
-        self._closing = False
-        self._paused_until = 0.0
         self._stored: dict[int, tuple[int, int]] = {}
         self._loaded_tokens = 0
-        self._writer: threading.Thread | None = None
+
+    @property
+    def root(self) -> bytes:
+        """The root of the namespace."""
+        return self.sealed.root
 
     # From the store ----------------------------------------------------------------------------
 
@@ -113,21 +167,21 @@ class StoreTier:
             return False
 
     def _fetch(self, tokens: TokenIds, cached_tokens: int, agent_id: str) -> bool:
-        keys = tokens.keys(self._sealed.root)
+        keys = tokens.keys(self.root)
         for _ in range(_FETCHES):
-            path = self._store.path_of(self._sealed.root, keys)
-            hit = stored_hit(self._spec.groups, path, tokens, len(tokens) - 1)
+            path = self._store.path_of(self.root, keys)
+            hit = stored_hit(self.spec.groups, path, tokens, len(tokens) - 1)
             if hit.n_tokens <= cached_tokens:
                 return False
-            rows = StoredRows(self._spec, self._store, self._memory, hit)
+            rows = StoredRows(self.spec, self._store, self._memory, hit)
             prefix = tokens[: hit.n_tokens]
             try:
-                publication = self._sealed.publish(prefix, rows, agent_id, "assistant")
+                publication = self.sealed.publish(prefix, rows, agent_id, "assistant")
             except StoredBlockGoneError as error:
                 self._counters.failure("store_gone", str(error))
                 continue
             if publication.end is not None:
-                self._sealed.settle(publication.end, agent_id)
+                self.sealed.settle(publication.end, agent_id)
             used = {node.key for _, read in hit.blocks for _, node, _ in read}
             self._store.used(list(used), agent_id)
             self._loaded_tokens += max(0, publication.report.published_tokens - cached_tokens)
@@ -141,156 +195,54 @@ class StoreTier:
 
         Calls MLX: for the thread that generates. Never waits for the disk.
         """
+        hold = self.sealed.hold_all(tokens)
         try:
-            hold = self._sealed.hold_all(tokens)
-            try:
-                job = self._job(tokens, agent_id, hold)
-                self._enqueue(job)
-            except BaseException:
-                self._sealed.release(hold)
-                raise
+            spans = self._new_spans(hold)
+            if not spans:
+                self.sealed.release(hold)
+                return
+            job = _Job(self, tokens[: hold.n_tokens], agent_id, hold, spans)
         except Exception as error:
+            self.sealed.release(hold)
             _log.exception("a turn cannot be stored")
             self._counters.failure("store_write", repr(error))
+            return
+        self.writer.submit(job)
 
-    def _job(self, tokens: TokenIds, agent_id: str, hold: Hold) -> _Job:
+    def _new_spans(self, hold: Hold) -> list[_Span]:
+        """What of a hold is not known to be stored."""
         data = hold.data
-        blocks = []
-        for name, spans in hold.plan.spans:
-            group = self._spec.group(name)
-            for span in spans:
-                lo, hi = self._stored.get(span.block_id, (0, 0))
-                if lo <= span.lo and span.hi <= hi:
-                    continue
-                tensors = tensors_of_block(group, span.lo, span.hi)
-                blocks.append((name, span, self._memory.memory_of(data[span.block_id], tensors)))
-        return _Job(tokens[: hold.n_tokens], agent_id, hold, blocks)
+        spans = []
+        for name, rows in hold.plan.spans:
+            group = self.spec.group(name)
+            for row in rows:
+                lo, hi = self._stored.get(row.block_id, (0, 0))
+                if not (lo <= row.lo and row.hi <= hi):
+                    tensors = tensors_of_block(group, row.lo, row.hi)
+                    memory = self._memory.memory_of(data[row.block_id], tensors)
+                    spans.append(_Span(name, row, memory))
+        return spans
 
-    def _enqueue(self, job: _Job) -> None:
-        with self._changed:
-            if not job.blocks or self._closing:
-                self._sealed.release(job.hold)
-                return
-            if len(self._jobs) >= _MOST_JOBS:
-                self._sealed.release(job.hold)
-                self._counters.failure("store_behind", f"{_MOST_JOBS} turns wait to be written")
-                return
-            self._jobs.append(job)
-            if self._writer is None:
-                self._writer = threading.Thread(
-                    target=self._write_jobs, name="semantic-store", daemon=True
-                )
-                self._writer.start()
-            self._changed.notify_all()
+    def stored_names(self, keys: Sequence[bytes]) -> list[BlockName]:
+        """The names of what is stored along these keys."""
+        path = self._store.path_of(self.root, keys)
+        return [name for nodes in path for node in nodes for name in node.blocks]
 
-    def yield_memory(self) -> bool:
-        """Give up what waits to be written, so that its blocks may be evicted; whether any did."""
-        with self._changed:
-            jobs = list(self._jobs)
-            self._jobs.clear()
-            self._changed.notify_all()
-        for job in jobs:
-            self._sealed.release(job.hold)
-            self._counters.failure("store_behind", "memory was short")
-        return bool(jobs)
-
-    def _write_jobs(self) -> None:
-        while True:
-            with self._changed:
-                while not self._jobs and not self._closing:
-                    self._changed.wait()
-                if not self._jobs:
-                    return
-                job = self._jobs.popleft()
-                self._writing = True
-            try:
-                self._write(job)
-            except Exception as error:
-                if not isinstance(error, CachePersistenceError):
-                    _log.exception("a turn was not stored")
-                elif error.errno is not None:
-                    self._paused_until = self._clock.monotonic() + _PAUSE_SECONDS
-                self._counters.failure("store_write", str(error))
-            finally:
-                self._sealed.release(job.hold)
-                del job
-                with self._changed:
-                    self._writing = False
-                    self._changed.notify_all()
-
-    def _write(self, job: _Job) -> None:
-        if self._clock.monotonic() < self._paused_until:
-            raise CachePersistenceError("the store refused a moment ago")
-        keys = job.tokens.keys(self._sealed.root)
-        path = self._store.path_of(self._sealed.root, keys)
-        known = [name for nodes in path for node in nodes for name in node.blocks]
-        for batch in self._batches(job, keys, known):
-            self._store.put([block for block, _ in batch], job.agent_id)
-            for block, span in batch:
-                self._stored[span.block_id] = (block.name.lo, block.name.hi)
-        self._store.used(keys, job.agent_id)
-        if len(self._stored) > 2 * max(1024, self._sealed.n_blocks):
+    def remember(self, block_id: int, name: BlockName) -> None:
+        """A block of memory is stored under that name."""
+        if len(self._stored) > 2 * max(_LEAST_REMEMBERED, self.sealed.n_blocks):
             self._stored.clear()
-
-    def _batches(
-        self, job: _Job, keys: Sequence[bytes], known: Sequence[BlockName]
-    ) -> Iterator[list[tuple[NewBlock, RowSpan]]]:
-        """What of a job is not stored yet, in batches, heads before tails."""
-        batch: list[tuple[NewBlock, RowSpan]] = []
-        n_bytes = 0
-        for group, span, memory in sorted(job.blocks, key=lambda block: block[1].lo):
-            number = span.lo // BLOCK_TOKENS
-            name = BlockName(keys[number], group, span.lo, span.hi)
-            if any(_covers(other, name) for other in known):
-                self._stored[span.block_id] = (span.lo, span.hi)
-                continue
-            layer_group = self._spec.group(group)
-            start = number * BLOCK_TOKENS
-            block = NewBlock(
-                name,
-                keys[number - 1] if number else self._sealed.root,
-                self._sealed.root,
-                job.tokens[start : start + BLOCK_TOKENS],
-                layer_group.layer_type,
-                layer_group.is_bounded,
-                memory,
-            )
-            batch.append((block, span))
-            n_bytes += sum(tensor.file_bytes for tensor, _ in memory)
-            if n_bytes >= _BATCH_BYTES:
-                yield batch
-                batch, n_bytes = [], 0
-        if batch:
-            yield batch
-
-    # Ending ------------------------------------------------------------------------------------
-
-    def flush(self, timeout: float | None = None) -> bool:
-        """Wait until everything that was saved is written; False when that took too long."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._jobs and not self._writing, timeout)
-
-    def close(self, timeout: float | None = None) -> bool:
-        """Write what waits, and stop. Whether all of it was written. Idempotent."""
-        done = self.flush(timeout)
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        self.yield_memory()
-        if self._writer is not None and done:
-            self._writer.join()
-        return done
+        self._stored[block_id] = (name.lo, name.hi)
 
     def forget(self, agent_id: str) -> int:
         """Remove what only this agent has stored; how many blocks that were."""
-        self.flush()
-        return self._store.forget(self._sealed.root, agent_id)
+        self.writer.flush()
+        return self._store.forget(self.root, agent_id)
 
     def stats(self) -> dict[str, int]:
         """What is stored, what waits to be, and tokens that came from the store."""
-        with self._changed:
-            waiting = len(self._jobs) + self._writing
-        return {**self._store.stats(), "waiting": waiting, "loaded_tokens": self._loaded_tokens}
+        own = {"waiting": self.writer.waiting, "loaded_tokens": self._loaded_tokens}
+        return {**self._store.stats(), **own}
 
 
 def _covers(stored: BlockName, wanted: BlockName) -> bool:

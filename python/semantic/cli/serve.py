@@ -5,22 +5,29 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
+from semantic.adapters.store.disk import DiskStore
 from semantic.cli.extras import missing_message
 from semantic.cli.options import memory_size
+from semantic.domain.errors import SemanticError
 
 __all__ = ["register"]
+
+_STORE_MAX_BYTES = 64_000_000_000
 
 _HELP = """Serve a model with mlx_lm.server and a KV memory that agents share.
 
     Every option of mlx_lm.server is accepted and means what it means there (listed below).
     GET /v1/semantic/stats tells how the memory is used.
     """
-_EPILOG = "Example: semantic serve --model ./my-model --port 8080 --kv-memory 8GB"
+_EPILOG = (
+    "Example: semantic serve --model ./my-model --port 8080 --kv-memory 8GB --store ~/.cache/kv"
+)
 
 
 class _ServeCommand(TyperCommand):
@@ -53,19 +60,42 @@ def _serve(
             "runs. Left out, --prompt-cache-size and --prompt-cache-bytes limit the cache.",
         ),
     ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep conversations over restarts: their KV is stored in this folder, behind "
+            "generation, and read again when a prompt continues them.",
+        ),
+    ] = None,
+    store_max: Annotated[
+        int | None,
+        typer.Option(
+            parser=memory_size,
+            metavar="SIZE",
+            help="The most that the store may take on the disk, 64GB unless given: the least "
+            "recently used goes.",
+        ),
+    ] = None,
 ) -> None:
     message = missing_message("serve", "mlx", "mlx_lm")
     if message is not None:
         typer.echo(message, err=True)
         raise typer.Exit(2)
+    if store is None and store_max is not None:
+        raise typer.BadParameter("a limit for a store needs --store", param_hint="--store-max")
     from semantic.adapters.mlx_lm.server import ServerError, launch
 
     status = 0
+    opened = None
     try:
-        launch(context.args, kv_memory=kv_memory)
-    except ServerError as error:
+        opened = None if store is None else DiskStore(store, store_max or _STORE_MAX_BYTES)
+        launch(context.args, kv_memory=kv_memory, store=opened)
+    except (ServerError, SemanticError) as error:
         typer.echo(f"semantic serve: {error}", err=True)
         status = 1
+    if opened is not None:
+        opened.close()
     _end_process(status)
 
 

@@ -19,7 +19,7 @@ from semantic.domain.errors import BlockValidationError
 from semantic.domain.identity import Namespace
 from semantic.domain.value_objects import ModelCacheSpec
 
-__all__ = ["fingerprint", "namespace"]
+__all__ = ["fingerprint", "namespace", "namespace_of_spec"]
 
 _SAMPLES = 64
 _SAMPLE_BYTES = 4096
@@ -47,13 +47,24 @@ def namespace(
     Raises:
         BlockValidationError: A folder without a config or without weights.
     """
-    spec = probe(model) if spec is None else spec
-    return Namespace(
-        fingerprint=fingerprint(path, "config.json"),
+    return namespace_of_spec(
+        fingerprint(path, "config.json"),
+        probe(model) if spec is None else spec,
         adapter="" if adapter is None else fingerprint(adapter, "adapter_config.json"),
+        salt=salt or "",
+    )
+
+
+def namespace_of_spec(
+    fingerprint: str, spec: ModelCacheSpec, *, adapter: str = "", salt: str = ""
+) -> Namespace:
+    """The namespace of fingerprinted weights, with the types and bits of what is kept of them."""
+    return Namespace(
+        fingerprint=fingerprint,
+        adapter=adapter,
         kv_dtype=_kv_dtypes(spec),
         kv_bits=_kv_bits(spec),
-        salt=salt or "",
+        salt=salt,
     )
 
 

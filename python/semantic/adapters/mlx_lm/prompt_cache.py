@@ -13,14 +13,18 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+from semantic.adapters.mlx.block_memory import MlxBlockMemory
 from semantic.adapters.mlx.layout import spec_of_caches
 from semantic.adapters.mlx.materialise import MlxMaterialiser
+from semantic.adapters.mlx_lm.model_identity import namespace_of_key
 from semantic.application.counters import Counters, FailureCallback
 from semantic.application.publish import publish_caches, reason_of
 from semantic.application.resources import Resources
 from semantic.application.sealed_blocks import SealedBlocks
+from semantic.application.store_tier import StoreTier
+from semantic.application.store_writer import StoreWriter
 from semantic.domain.checkpoints import CheckpointPolicy
-from semantic.domain.errors import IncompatibleCacheError, PoolConfigurationError
+from semantic.domain.errors import IncompatibleCacheError, SemanticError
 from semantic.domain.identity import Namespace
 from semantic.domain.native import TokenIds
 from semantic.domain.services import BlockPool, MemoryBudget
@@ -51,12 +55,13 @@ class PromptCache:
         budget: A budget shared with other pools, instead of `max_bytes`.
         spec_of: The geometry of a model key; without it, or where it answers None, the geometry is
             learned from the first caches that are inserted under the key.
-        store: Keeps blocks over restarts; none is built in yet.
+        store: Keeps blocks over restarts, where `namespace_of` knows whose they are. What was
+            stored under a key is found again once its geometry is known: from `spec_of`, else
+            after the first insertion.
+        namespace_of: The namespace of a model key and a geometry; None: from the model's folder,
+            as mlx_lm.server names it.
         on_failure: Called with (reason, detail) for each failure that became a miss.
         checkpoints: Where a prefill stops to be remembered, for servers that ask `stops`.
-
-    Raises:
-        PoolConfigurationError: A store was given.
     """
 
     def __init__(
@@ -67,17 +72,20 @@ class PromptCache:
         budget: MemoryBudget | None = None,
         spec_of: Callable[[Any], ModelCacheSpec | None] | None = None,
         store: BlockStore | None = None,
+        namespace_of: Callable[[Any, ModelCacheSpec], Namespace] | None = None,
         on_failure: FailureCallback | None = None,
         checkpoints: CheckpointPolicy | None = None,
     ) -> None:
-        if store is not None:
-            raise PoolConfigurationError("no store is built in yet: blocks are kept in memory only")
         self.max_size = max_size
         self.max_bytes = max_bytes
         # A limit of no bytes at all is legal here: nothing fits into one byte either.
         self._budget = budget or MemoryBudget(max(1, max_bytes))
         self._spec_of = spec_of
         self._counters = Counters(on_failure)
+        self._store = store
+        self.writer = None if store is None else StoreWriter(store, self._counters)
+        """Writes to the store: whoever ends the process waits for it, or not."""
+        self._namespace_of = namespace_of or namespace_of_key
         self._checkpoints = checkpoints or CheckpointPolicy()
         self._materialiser = MlxMaterialiser()
         self._lock = threading.RLock()
@@ -140,6 +148,9 @@ class PromptCache:
             publication = publish_caches(
                 member, packed, prompt_cache, _OWNER, cache_type, exact=False
             )
+            published = publication.report.published_tokens
+            if member.tier is not None and published:
+                member.tier.save(packed[:published], _OWNER)
             if publication.end is not None:
                 member.sealed.settle(publication.end, _OWNER)
             self.trim_to(n_sequences=self.max_size)
@@ -168,9 +179,11 @@ class PromptCache:
             return ()
 
     def _fetch(self, model: Any, tokens: TokenIds) -> tuple[list[Any] | None, int]:
-        member = self._best_member(model, tokens)
+        member = self._best_member(model, tokens) or self._stored_member(model)
         if member is None:
             return None, 0
+        if member.tier is not None:
+            member.tier.fetch(tokens, member.sealed.plan(tokens).n_tokens, _OWNER)
         hold = member.sealed.hold(tokens)
         try:
             if not hold.n_tokens:
@@ -187,6 +200,11 @@ class PromptCache:
         if len(members) < 2:
             return members[0] if members else None
         return max(members, key=lambda member: member.sealed.plan(tokens).n_tokens)
+
+    def _stored_member(self, model: Any) -> Resources | None:
+        """The memory of a key of which only the store can know something so far."""
+        spec = self._spec_of(model) if self._store and self._spec_of is not None else None
+        return None if spec is None else self._member(model, spec)
 
     # Limits and counts -------------------------------------------------------------------------
 
@@ -241,7 +259,16 @@ class PromptCache:
                 **by_class,
             },
             "unshared_bytes": sum(spec.cached_bytes(end) for spec, end in ends),
+            **self._store_stats(members),
         }
+
+    def _store_stats(self, members: Sequence[Resources]) -> dict[str, Any]:
+        if self._store is None or self.writer is None:
+            return {}
+        tiers = [member.tier.stats() for member in members if member.tier is not None]
+        loaded = sum(tier["loaded_tokens"] for tier in tiers)
+        waiting = self.writer.waiting
+        return {"store": {**self._store.stats(), "waiting": waiting, "loaded_tokens": loaded}}
 
     def _trim_sequences(self, n_sequences: int) -> None:
         for member in self._each_member():
@@ -269,11 +296,13 @@ class PromptCache:
         if declared is not None and declared not in known:
             known.insert(0, declared)
         spec = next((s for s in known if self._fits(s, caches, n_tokens)), None)
-        spec = spec_of_caches(caches) if spec is None else spec
+        return self._member(model, spec_of_caches(caches) if spec is None else spec)
+
+    def _member(self, model: Hashable, spec: ModelCacheSpec) -> Resources:
         with self._lock:
             key = (model, spec)
             if key not in self._members:
-                self._members[key] = self._new_member(spec)
+                self._members[key] = self._new_member(model, spec)
             self._members.move_to_end(key)
             return self._members[key]
 
@@ -284,15 +313,33 @@ class PromptCache:
             return False
         return True
 
-    def _new_member(self, spec: ModelCacheSpec) -> Resources:
+    def _new_member(self, model: Hashable, spec: ModelCacheSpec) -> Resources:
         pool = BlockPool(spec, budget=self._budget)
+        namespace = self._stored_namespace(model, spec)
         sealed = SealedBlocks(
             spec,
             pool,
-            Namespace.private(),
+            namespace or Namespace.private(),
             reclaim=lambda n_bytes: self._evict_bytes(n_bytes, spared=pool),
         )
-        return Resources(spec, pool, sealed, self._materialiser, self._counters, self._checkpoints)
+        tier = None
+        if self._store is not None and self.writer is not None and namespace is not None:
+            tier = StoreTier(
+                spec, sealed, self._store, MlxBlockMemory(), self._counters, self.writer
+            )
+        return Resources(
+            spec, pool, sealed, self._materialiser, self._counters, self._checkpoints, tier
+        )
+
+    def _stored_namespace(self, model: Hashable, spec: ModelCacheSpec) -> Namespace | None:
+        """Whose blocks are stored under a key; None where they are kept in memory only."""
+        if self._store is None:
+            return None
+        try:
+            return self._namespace_of(model, spec)
+        except SemanticError as error:
+            self._counters.failure("store_namespace", str(error))
+            return None
 
     def _each_member(self) -> list[Resources]:
         return [member for _, member in self._items()]

@@ -23,6 +23,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from semantic.adapters.mlx_lm.http_server import (
@@ -37,6 +38,7 @@ from semantic.adapters.mlx_lm.http_server import (
 from semantic.adapters.mlx_lm.junctions import stopping_generator
 from semantic.adapters.mlx_lm.running_batch import metered_generator
 from semantic.adapters.mlx_lm.unpadded_prefill import unpadded_generator
+from semantic.ports.outbound import BlockStore
 
 __all__ = ["STATS_PATH", "ServerError", "launch", "options_help"]
 
@@ -44,6 +46,7 @@ _PROGRAM = "semantic serve"
 _NO_LIMIT_SEQUENCES = 1 << 31
 _NO_LIMIT_BYTES = 1 << 63
 _STOP_SECONDS = 10.0
+_TELL_SECONDS = 2.0
 
 _NEEDED: Mapping[str, tuple[str, ...]] = {
     "main": (),
@@ -69,6 +72,7 @@ def launch(
     argv: Sequence[str],
     *,
     kv_memory: int | None = None,
+    store: BlockStore | None = None,
     on_ready: Callable[[str, int], None] | None = None,
     new_cache: CacheFactory | None = None,
 ) -> None:
@@ -82,6 +86,8 @@ def launch(
         kv_memory: Bytes for KV caches. Also the server's `--prompt-cache-bytes` unless that is
             given, so that our cache makes room for what the running batch holds. With it, bytes
             are the limit, and `--prompt-cache-size` counts only when it is given.
+        store: Keeps the KV of conversations over restarts; what waits to be stored at the end is
+            stored before this returns, unless it is interrupted once more.
         on_ready: Called with host and port once the port is bound and the model begins to load.
         new_cache: Makes the prompt cache from `max_size` and `max_bytes`.
 
@@ -98,6 +104,8 @@ def launch(
         served = True
         cache_limits = _limits(argv, model_provider.cli_args, kv_memory)
         make_cache = new_cache or _our_prompt_cache
+        if store is not None:
+            make_cache = partial(make_cache, store=store, spec_of=_spec_of(model_provider))
         _serve(server, host, port, model_provider, lambda: make_cache(**cache_limits), on_ready)
 
     with _own_command_line(argv), _replaced(server, "run", run):
@@ -131,9 +139,22 @@ def options_help() -> str:
     return text.getvalue()
 
 
-def _our_prompt_cache(**limits: int) -> Any:
+def _our_prompt_cache(**options: Any) -> Any:
     # The public door: it checks that MLX is usable and says so when it is not.
-    return importlib.import_module("semantic.mlx_lm").PromptCache(**limits)
+    return importlib.import_module("semantic.mlx_lm").PromptCache(**options)
+
+
+def _spec_of(model_provider: Any) -> Callable[[Any], Any]:
+    """The geometry of a model key, while the provider has that model loaded."""
+    known: dict[Any, Any] = {}
+
+    def spec_of(key: Any) -> Any:
+        is_loaded = getattr(model_provider, "model_key", None) == key
+        if key not in known and is_loaded and getattr(model_provider, "draft_model", None) is None:
+            known[key] = importlib.import_module("semantic.mlx").probe(model_provider.model)
+        return known.get(key)
+
+    return spec_of
 
 
 def _limits(argv: Sequence[str], cli_args: Any, kv_memory: int | None) -> dict[str, int]:
@@ -169,6 +190,7 @@ def _serve(
         signals_ask(httpd.stop),
         _replaced(server, "BatchGenerator", batch),
     ):
+        writer = getattr(cache, "writer", None)
         httpd.generator = stopping_generator(server.ResponseGenerator)(model_provider, cache)
         del cache  # it is the generation thread's, which drops it there
         try:
@@ -177,7 +199,11 @@ def _serve(
                 on_ready(host, httpd.server_port)
             httpd.serve_until_stopped()
         finally:
-            _stop(httpd.generator, httpd.stop)
+            try:
+                _stop(httpd.generator, httpd.stop)
+            finally:
+                if writer is not None:
+                    _drain(writer, httpd.stop)
 
 
 def _meter_of(cache: Any) -> Callable[[int], None]:
@@ -205,6 +231,19 @@ def _stop(generator: Any, request: StopRequest) -> None:
             f"{_STOP_SECONDS:.0f} s); the process is ended without it",
             still_running=True,
         )
+
+
+def _drain(writer: Any, request: StopRequest) -> None:
+    """Wait for what is still to be stored; asking once more to stop leaves it."""
+    asked = request.times
+    told = 0.0
+    while not writer.flush(POLL_SECONDS):
+        if request.times > asked:
+            _log.warning("%d turns were not stored", writer.waiting)
+            return
+        if time.monotonic() - told > _TELL_SECONDS:
+            told = time.monotonic()
+            _log.info("Storing %d more turns; interrupt again to leave them", writer.waiting)
 
 
 def _server_module() -> Any:

@@ -243,15 +243,19 @@ class Catalogue:
             )
 
     def adopt(self, block: NewBlock, n_bytes: int) -> None:
-        """A file that was found: it is here, and goes before all that is used."""
+        """A whole file that nobody who runs has written: it is here, and goes first."""
         with self._transaction() as run:
             run.execute(
                 "INSERT OR IGNORE INTO nodes VALUES (?, ?, ?, ?)",
                 (block.name.key, block.namespace, block.parent, block.tokens.tobytes()),
             )
             run.execute(
-                "INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?, ?, 'here', ?, 0)",
+                "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?, 'here', ?, 0)",
                 (*_row(block.name), n_bytes, block.is_bounded, self._owner),
+            )
+            run.execute(
+                f"UPDATE blocks SET state = 'here', bytes = ? WHERE {_NAME} AND state = 'coming'",
+                (n_bytes, *_row(block.name)),
             )
 
     # Staying and leaving -----------------------------------------------------------------------
@@ -304,13 +308,18 @@ class Catalogue:
                     gone += int(leaving[4])
         return chosen
 
-    def leave(self, names: Sequence[BlockName]) -> None:
-        """These leave from now on, wherever they are in the order."""
+    def leave(self, names: Sequence[BlockName]) -> list[BlockName]:
+        """Those of these that are here leave from now on, wherever they are in the order."""
+        leave = (
+            "UPDATE blocks SET state = 'leaving', owner = ?"
+            f" WHERE {_NAME} AND state = 'here' RETURNING 1"
+        )
         with self._transaction() as run:
-            run.executemany(
-                f"UPDATE blocks SET state = 'leaving', owner = ? WHERE {_NAME}",
-                [(self._owner, *_row(name)) for name in names],
-            )
+            return [
+                name
+                for name in names
+                if run.execute(leave, (self._owner, *_row(name))).fetchone() is not None
+            ]
 
     def left(self, names: Sequence[BlockName]) -> None:
         """The files of these have gone; so do token blocks of which nothing is left."""

@@ -6,6 +6,7 @@ leaves either nothing, or files that whoever opens the store next enters or remo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,9 @@ _log = logging.getLogger("semantic")
 
 _CATALOGUE = "catalogue.sqlite3"
 
+_ASIDE_PART = 16
+"""What was set aside may take this part of the limit."""
+
 
 class DiskStore:
     """Sealed blocks in a folder, for its owner alone; see `BlockStore` for what it can do.
@@ -53,7 +57,7 @@ class DiskStore:
         *,
         free_floor_bytes: int = 1 << 30,
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.max_bytes = whole_number(max_bytes, "max_bytes", PoolConfigurationError, at_least=1)
         self._free_floor = whole_number(
             free_floor_bytes, "free_floor_bytes", PoolConfigurationError
@@ -85,44 +89,44 @@ class DiskStore:
         return Catalogue(path, self._owners.name)
 
     def _recover(self) -> None:
-        """Finish what killed processes have left, and make files and catalogue agree."""
-        running = self._owners.running()
-        left = [
-            (name, state)
-            for name, state, owner in self._catalogue.on_their_way()
-            if owner not in running
-        ]
-        leaving = [name for name, state in left if state == "leaving"]
-        self._remove(leaving)
-        self._catalogue.left([name for name, state in left if state == "coming"])
-        self._folder.clean(running)
-        known = self._catalogue.names()
-        coming = {name for name, _, _ in self._catalogue.on_their_way()}
-        found = set()
-        for text in self._folder.names():
-            name = BlockName.parse(text)
-            if name is None:
-                self._folder.set_aside(text)
-            elif name not in known and name not in coming:
-                self._enter(name)
-            else:
-                found.add(name)
-        self._catalogue.left([name for name in known if name not in found])
+        """Finish what killed processes have left, and make files and catalogue agree.
 
-    def _enter(self, name: BlockName) -> None:
-        """Enter a file that the catalogue does not know."""
+        One process at a time: what one of them has finished, the next one must not finish again.
+        """
+        with self._owners.alone():
+            running = self._owners.running()
+            known = self._catalogue.names()
+            on_their_way = self._catalogue.on_their_way()
+            files = set(self._folder.names())
+            self._folder.clean(running)
+            left = [(name, state) for name, state, owner in on_their_way if owner not in running]
+            self._remove([name for name, state in left if state == "leaving"])
+            coming = [name for name, state in left if state == "coming"]
+            self._catalogue.left([name for name in coming if str(name) not in files])
+            lost = [name for name in known if str(name) not in files]
+            self._remove(self._catalogue.leave(lost))
+            busy = {str(name) for name, _, _ in on_their_way} - {str(name) for name in coming}
+            for text in files - busy - {str(name) for name in known}:
+                self._enter(text)
+            self._remove(self._catalogue.choose(self._catalogue.totals()[1] - self.max_bytes))
+
+    def _enter(self, text: str) -> None:
+        """Enter a file that the catalogue does not know, or not yet."""
+        name = BlockName.parse(text)
+        if name is None or str(name) != text:
+            _log.warning("%s: %s is no block, and is left alone", self.path, text)
+            return
         try:
-            file = self._folder.open(str(name))
-            if file is None:
-                return
-            block = described(file, name)
+            file = self._folder.open(text)
+            block = None if file is None else described(file, name)
         except CacheCorruptionError as error:
             _log.warning("set aside: %s", error)
-            block = None
-        if block is None:
-            self._folder.set_aside(str(name))
+            file = block = None
+        if file is not None and block is not None:
+            self._catalogue.adopt(block, file.n_bytes)
         else:
-            self._catalogue.adopt(block, file.n_bytes if file is not None else 0)
+            self._folder.set_aside(text)
+            self._catalogue.left([name])
 
     # Finding -----------------------------------------------------------------------------------
 
@@ -148,7 +152,7 @@ class DiskStore:
         try:
             file = self._folder.open(str(name))
             if file is None:
-                self._catalogue.left([name])
+                self._remove(self._catalogue.leave([name]))
                 return False
             if not is_block(file, name, tokens, [tensor for tensor, _ in memory]):
                 raise CacheCorruptionError(f"{name} holds another block than its name says")
@@ -156,8 +160,9 @@ class DiskStore:
             file.read_into([places[tensor] for tensor, _, _ in file.tensors])
         except CacheCorruptionError as error:
             _log.warning("set aside: %s", error)
-            self._folder.set_aside(str(name))
-            self._catalogue.left([name])
+            if self._catalogue.leave([name]):
+                self._folder.set_aside(str(name))
+                self._catalogue.left([name])
             return False
         return True
 
@@ -176,21 +181,39 @@ class DiskStore:
         """Store blocks; see `BlockStore.put`."""
         sizes = [(block, most_bytes(block)) for block in blocks]
         self._check_disk(sum(n_bytes for _, n_bytes in sizes))
-        new, short = self._catalogue.reserve(sizes, self.max_bytes)
+        limit = self.max_bytes - self._bytes_aside()
+        new, short = self._catalogue.reserve(sizes, limit)
         while short:
             victims = self._catalogue.choose(short)
             if not victims:
                 raise CachePersistenceError(f"{self.path}: {short} bytes more than may be stored")
             self._remove(victims)
-            new, short = self._catalogue.reserve(sizes, self.max_bytes)
+            new, short = self._catalogue.reserve(sizes, limit)
         try:
             n_bytes = self._folder.write([written(block) for block in new])
         except BaseException:
-            # What got its name before the rest was refused is no block of ours.
-            self._remove([block.name for block in new])
+            # What got its name before the rest was refused is no block of ours. What cannot be
+            # removed now stays reserved until this process has ended.
+            with contextlib.suppress(CachePersistenceError):
+                self._remove([block.name for block in new])
             raise
         self._catalogue.arrived(list(zip(new, n_bytes, strict=True)), agent_id)
         return len(new)
+
+    def _bytes_aside(self) -> int:
+        """Bytes of what was set aside, of which a little is kept to be looked at."""
+        found = []
+        for file in (self.path / "aside").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another process may be faster
+                status = file.stat()
+                found.append((status.st_mtime, status.st_size, file))
+        n_bytes = sum(size for _, size, _ in found)
+        for _, size, file in sorted(found):
+            if n_bytes <= self.max_bytes // _ASIDE_PART:
+                break
+            file.unlink(missing_ok=True)
+            n_bytes -= size
+        return n_bytes
 
     def _check_disk(self, n_bytes: int) -> None:
         try:
@@ -211,8 +234,7 @@ class DiskStore:
 
     def forget(self, namespace: bytes, agent_id: str) -> int:
         """Remove what only this agent has used; see `BlockStore.forget`."""
-        names = self._catalogue.only_of(namespace, agent_id)
-        self._catalogue.leave(names)
+        names = self._catalogue.leave(self._catalogue.only_of(namespace, agent_id))
         self._remove(names)
         return len(names)
 

@@ -365,6 +365,15 @@ mod tests {
     }
 
     #[test]
+    fn a_row_is_of_one_time_and_one_lane() {
+        let mut order = filled(&[(1, A, 0), (2, A, 0), (5, B, 0), (3, A, 0), (4, A, 1)]);
+        assert_eq!(order.row(1).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(order.row(4).collect::<Vec<_>>(), [4]);
+        order.remove_row([1, 2].into_iter());
+        assert_eq!((order.len(), drained(&mut order, 2)), (3, vec![5, 3, 4]));
+    }
+
+    #[test]
     fn places_come_and_go() {
         let mut order = filled(&[(1, A, 0), (2, A, 0), (3, A, 0)]);
         order.remove(2);

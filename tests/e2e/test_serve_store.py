@@ -1,0 +1,69 @@
+"""`semantic serve --store`: killed at any moment, the conversations are still there."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from semantic.testing.handbook import handbook
+from tests.e2e.test_serve import cached_tokens
+
+SYSTEM = ("system", handbook()[:3000])
+Serve = Callable[..., tuple[Any, Any]]
+
+
+def text_of(answer: dict[str, Any]) -> str:
+    return str(answer["choices"][0]["message"]["content"])
+
+
+def stored(api: Any) -> dict[str, int]:
+    store: dict[str, int] = api.get("/v1/semantic/stats").json()["store"]
+    return store
+
+
+def test_b27_killed_and_started_again_every_agent_continues(serve: Serve, tmp_path: Path) -> None:
+    options = ("--kv-memory", "100MB", "--store", str(tmp_path / "store"))
+    first, api = serve(*options)
+    talks = {agent: [SYSTEM, ("user", f"I am {agent}. What now?")] for agent in ("Ada", "Bo")}
+    for talk in talks.values():
+        talk.append(("assistant", text_of(api.chat(*talk, max_tokens=8))))
+        talk.append(("user", "And then?"))
+    deadline = time.monotonic() + 30
+    while stored(api)["waiting"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first.process.send_signal(signal.SIGKILL)
+    first.process.wait()
+
+    _, api = serve(*options)
+    answers = {agent: api.chat(*talk, max_tokens=8) for agent, talk in talks.items()}
+    assert stored(api)["loaded_tokens"] > 0
+    _, stock = serve("--kv-memory", "1MB")
+    for agent, talk in talks.items():
+        assert cached_tokens(answers[agent]) > 500
+        assert text_of(answers[agent]) == text_of(stock.chat(*talk, max_tokens=8))
+
+
+def test_what_waits_is_stored_before_the_server_ends(serve: Serve, tmp_path: Path) -> None:
+    options = ("--store", str(tmp_path / "store"), "--store-max", "1GB")
+    server, api = serve(*options)
+    question = (SYSTEM, ("user", "What does the planner do first?"))
+    api.chat(*question)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.ended_with(20) == 0
+    assert "Traceback" not in server.said()
+    _, api = serve(*options)
+    assert cached_tokens(api.chat(*question)) > 500
+
+
+def test_b29_a_second_server_shares_what_the_first_has_stored(serve: Serve, tmp_path: Path) -> None:
+    options = ("--store", str(tmp_path / "store"))
+    _, one = serve(*options)
+    _, other = serve(*options)
+    question = (SYSTEM, ("user", "What does the writer write?"))
+    one.chat(*question)
+    while stored(one)["waiting"]:
+        time.sleep(0.01)
+    assert cached_tokens(other.chat(*question)) > 500

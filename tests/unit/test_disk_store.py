@@ -1,0 +1,366 @@
+"""The store on disk: limits, several processes, and what killed ones leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from semantic import (
+    CachePersistenceError,
+    DiskStore,
+    LayerGroup,
+    Namespace,
+    PoolConfigurationError,
+    TokenTensor,
+)
+from semantic.adapters.store.catalogue import Catalogue
+from semantic.domain.block_bytes import tensors_of_block
+from semantic.domain.native import TokenIds
+from semantic.domain.stored import BlockName, NewBlock
+
+GROUP = LayerGroup("global", "global", (0, 1), (TokenTensor("keys", 2, 8, "float32"),))
+ROOT = Namespace("model").root
+BLOCK_BYTES = GROUP.bytes_per_block
+
+
+def content(key: bytes) -> bytes:
+    """What the block of that key holds: nobody else's could be taken for it."""
+    return (key * (BLOCK_BYTES // len(key) + 1))[:BLOCK_BYTES]
+
+
+def blocks_of(tokens: Sequence[int], root: bytes = ROOT) -> list[NewBlock]:
+    """The whole blocks of a sequence."""
+    ids = TokenIds(tokens)
+    keys = ids.keys(root)
+    blocks = []
+    for number in range(len(ids) // 256):
+        name = BlockName(keys[number], "global", 256 * number, 256 * (number + 1))
+        (tensor,) = tensors_of_block(GROUP, name.lo, name.hi)
+        memory = [(tensor, memoryview(content(name.key)))]
+        parent = keys[number - 1] if number else root
+        part = ids[256 * number : 256 * (number + 1)]
+        blocks.append(NewBlock(name, parent, root, part, "global", False, memory))
+    return blocks
+
+
+def sequence(seed: int, n_blocks: int) -> list[int]:
+    return [seed * 10_000 + n for n in range(256 * n_blocks)]
+
+
+def read(store: DiskStore, block: NewBlock) -> bool:
+    """Whether the block is there; that it is right is seen here."""
+    (tensor,) = tensors_of_block(GROUP, block.name.lo, block.name.hi)
+    memory = bytearray(BLOCK_BYTES)
+    if not store.read(block.name, block.tokens, [(tensor, memoryview(memory))]):
+        return False
+    assert memory == content(block.name.key)
+    return True
+
+
+def there(store: DiskStore, blocks: Sequence[NewBlock]) -> list[bool]:
+    return [read(store, block) for block in blocks]
+
+
+def found(store: DiskStore, tokens: Sequence[int]) -> int:
+    """Token blocks of a sequence that the catalogue knows, from the first on."""
+    keys = TokenIds(tokens).keys(ROOT)
+    path = store.path_of(ROOT, keys)
+    known = [{node.key for node in nodes} for nodes in path]
+    return next((n for n, key in enumerate(keys) if key not in known[n]), len(keys))
+
+
+def disk_bytes(path: Path) -> int:
+    n_bytes = 0
+    for part in ("blocks", "tmp", "aside"):
+        for file in (path / part).rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # another process removes some
+                n_bytes += file.stat().st_size if file.is_file() else 0
+    return n_bytes
+
+
+def opened(path: Path, **options: Any) -> DiskStore:
+    return DiskStore(path, **{"free_floor_bytes": 0, **options})
+
+
+def test_what_is_put_is_read_again_by_this_store_and_the_next(tmp_path: Path) -> None:
+    blocks = blocks_of(sequence(1, 3))
+    store = opened(tmp_path)
+    assert store.put(blocks, "a") == 3
+    assert store.put(blocks, "b") == 0
+    assert there(store, blocks) == [True] * 3
+    store.close()
+    store.close()
+    store = opened(tmp_path)
+    assert there(store, blocks) == [True] * 3
+    assert found(store, sequence(1, 3)) == 3
+    assert store.stats()["blocks"] == 3
+    store.close()
+
+
+def test_b31_the_limit_holds_and_tails_go_before_heads(tmp_path: Path) -> None:
+    limit = 7 * (BLOCK_BYTES + 8192)
+    store = opened(tmp_path, max_bytes=limit)
+    first, second, third = (sequence(n, 3) for n in (1, 2, 3))
+    store.put(blocks_of(first), "a")
+    store.put(blocks_of(second), "b")
+    store.used(TokenIds(first).keys(ROOT), "a")
+    store.put(blocks_of(third), "c")
+    assert disk_bytes(tmp_path) <= store.stats()["bytes"] <= limit
+    assert found(store, first) == 3
+    assert found(store, third) == 3
+    assert 0 < found(store, second) < 3
+    assert there(store, blocks_of(second))[: found(store, second)] == [True] * found(store, second)
+    store.close()
+
+
+def test_b31_more_than_the_limit_is_refused_and_nothing_is_left_of_it(tmp_path: Path) -> None:
+    store = opened(tmp_path, max_bytes=BLOCK_BYTES)
+    with pytest.raises(CachePersistenceError, match="more than may be stored"):
+        store.put(blocks_of(sequence(1, 3)), "a")
+    assert store.stats() == {"blocks": 0, "bytes": 0, "max_bytes": BLOCK_BYTES}
+    assert disk_bytes(tmp_path) == 0
+    store.close()
+
+
+def test_b30_a_disk_that_is_nearly_full_is_left_alone(tmp_path: Path) -> None:
+    store = opened(tmp_path, free_floor_bytes=1 << 60)
+    with pytest.raises(CachePersistenceError, match="would leave less than"):
+        store.put(blocks_of(sequence(1, 1)), "a")
+    store.close()
+
+
+def test_b30_what_the_system_refuses_leaves_nothing_reserved(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    (tmp_path / "tmp").rmdir()
+    with pytest.raises(CachePersistenceError):
+        store.put(blocks_of(sequence(1, 2)), "a")
+    assert store.stats()["bytes"] == 0
+    (tmp_path / "tmp").mkdir()
+    assert store.put(blocks_of(sequence(1, 2)), "a") == 2
+    store.close()
+
+
+def test_limits_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PoolConfigurationError):
+        DiskStore(tmp_path, 0)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CachePersistenceError):
+        DiskStore(tmp_path / "file")
+
+
+def test_b28_a_lost_or_damaged_catalogue_is_made_again_from_the_blocks(tmp_path: Path) -> None:
+    tokens = sequence(1, 3)
+    store = opened(tmp_path)
+    store.put(blocks_of(tokens), "a")
+    store.close()
+    catalogue = tmp_path / "catalogue.sqlite3"
+    whole = catalogue.read_bytes()
+    for damaged in (b"", b"no database at all" * 100, whole[:4096], None):
+        if damaged is None:
+            catalogue.unlink()
+        else:
+            catalogue.write_bytes(damaged)
+        store = opened(tmp_path)
+        assert found(store, tokens) == 3
+        assert there(store, blocks_of(tokens)) == [True] * 3
+        assert store.stats()["bytes"] == disk_bytes(tmp_path)
+        store.close()
+
+
+def test_b28_a_catalogue_of_another_version_is_made_again(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.put(blocks_of(sequence(1, 1)), "a")
+    store.close()
+    with sqlite3.connect(tmp_path / "catalogue.sqlite3") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    store = opened(tmp_path)
+    assert found(store, sequence(1, 1)) == 1
+    store.close()
+
+
+def test_files_and_catalogue_agree_after_opening(tmp_path: Path) -> None:
+    tokens = sequence(1, 3)
+    store = opened(tmp_path)
+    store.put(blocks_of(tokens), "a")
+    store.close()
+    first, second, third = (block.name for block in blocks_of(tokens))
+    path = tmp_path / "blocks"
+    (path / str(third)[:2] / f"{third}.safetensors").unlink()
+    stranger = path / str(first)[:2] / "not a block.safetensors"
+    stranger.write_bytes(b"?")
+    wrong = path / str(second)[:2] / f"{second.key.hex()}-global-0-999.safetensors"
+    wrong.write_bytes((path / str(second)[:2] / f"{second}.safetensors").read_bytes())
+    (tmp_path / "tmp" / "dead-1").write_bytes(b"half")
+    store = opened(tmp_path)
+    assert found(store, tokens) == 2
+    assert stranger.exists()
+    assert not wrong.exists()
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert len(list((tmp_path / "aside").iterdir())) == 1
+    store.close()
+
+
+def test_b31_what_was_set_aside_counts_and_does_not_pile_up(tmp_path: Path) -> None:
+    limit = 24 * (BLOCK_BYTES + 8192)
+    store = opened(tmp_path, max_bytes=limit)
+    for seed in range(8):
+        block = blocks_of(sequence(seed, 1))[0]
+        store.put([block], "a")
+        path = tmp_path / "blocks" / str(block.name)[:2] / f"{block.name}.safetensors"
+        path.write_bytes(path.read_bytes()[:-1])
+        assert not read(store, block)
+        assert not read(store, block)
+    store.put(blocks_of(sequence(9, 5)), "a")
+    assert len(list((tmp_path / "aside").iterdir())) < 3
+    store.put(blocks_of(sequence(10, 18)), "a")
+    assert disk_bytes(tmp_path) <= limit
+    store.close()
+
+
+def test_forgetting_an_agent_removes_what_only_it_has_used(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    mine, ours = sequence(1, 2), sequence(2, 2)
+    store.put(blocks_of(mine), "a")
+    store.put(blocks_of(ours), "a")
+    store.used(TokenIds(ours).keys(ROOT), "b")
+    assert store.forget(Namespace("other").root, "a") == 0
+    assert store.forget(ROOT, "a") == 2
+    assert (found(store, mine), found(store, ours)) == (0, 2)
+    assert not any(there(store, blocks_of(mine)))
+    assert store.forget(ROOT, "b") == 2
+    assert disk_bytes(tmp_path) == 0
+    store.close()
+
+
+def hammer(path: str, seed: int, seconds: float) -> None:
+    """Write, read and use, as one of several processes on a folder that is too small for all."""
+    store = opened(Path(path), max_bytes=20 * (BLOCK_BYTES + 8192))
+    end = time.monotonic() + seconds
+    turn = 0
+    while time.monotonic() < end:
+        turn += 1
+        tokens = sequence((seed + turn) % 5, 1 + turn % 5)
+        blocks = blocks_of(tokens)
+        store.put(blocks, f"agent-{seed}")
+        for block in blocks:
+            read(store, block)
+        store.used(TokenIds(tokens).keys(ROOT), f"agent-{seed}")
+        # One transaction; files cannot be counted at one moment while others come and go.
+        assert store.stats()["bytes"] <= 20 * (BLOCK_BYTES + 8192)
+        if turn % 7 == 0:
+            store.forget(ROOT, f"agent-{seed}")
+    store.close()
+    os._exit(0)
+
+
+@pytest.mark.parametrize(
+    ("n_processes", "seconds"), [(3, 3.0), pytest.param(8, 60.0, marks=pytest.mark.slow)]
+)
+def test_b29_processes_share_a_folder_and_some_are_killed(
+    n_processes: int, seconds: float, tmp_path: Path
+) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    opened(tmp_path).close()
+
+    def start(seed: int, for_seconds: float) -> Any:
+        process = spawn.Process(target=hammer, args=(str(tmp_path), seed, for_seconds))
+        process.start()
+        return process
+
+    steady = [start(seed, seconds) for seed in range(n_processes - 1)]
+    end = time.monotonic() + seconds
+    killed = 0
+    while time.monotonic() < end:
+        victim = start(100 + killed, 60)
+        time.sleep(1.0 + 0.13 * (killed % 5))
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.join()
+        killed += 1
+    for process in steady:
+        process.join(60)
+    assert [process.exitcode for process in steady] == [0] * len(steady)
+    assert killed
+    # Whoever opens it next finds no trace of the dead, and nothing but whole blocks.
+    store = opened(tmp_path)
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert len(list((tmp_path / "owners").iterdir())) == 1
+    assert store.stats()["bytes"] == disk_bytes(tmp_path)
+    for seed in range(5):
+        blocks = blocks_of(sequence(seed, 5))
+        n = found(store, sequence(seed, 5))
+        assert there(store, blocks)[:n] == [True] * n
+    assert list((tmp_path / "aside").iterdir()) == []
+    store.close()
+
+
+def step_killed(path: str, step: int) -> None:
+    """Put blocks, and die at the so many-th line that runs meanwhile."""
+    store = opened(Path(path), max_bytes=4 * (BLOCK_BYTES + 8192))
+    steps = 0
+
+    def count(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal steps
+        if "semantic/adapters/store" in frame.f_code.co_filename and event == "line":
+            steps += 1
+            if steps == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return count
+
+    sys.settrace(count)
+    store.put(blocks_of(sequence(2, 2)), "b")
+    sys.settrace(None)
+    os._exit(0)
+
+
+@pytest.mark.parametrize("step", [*range(1, 120, 17), *range(120, 400, 41)])
+def test_b27_killed_at_any_line_what_was_there_is_there(step: int, tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.put(blocks_of(sequence(1, 2)), "a")
+    store.used(TokenIds(sequence(1, 2)).keys(ROOT), "a")
+    store.close()
+    process = multiprocessing.get_context("fork").Process(
+        target=step_killed, args=(str(tmp_path), step)
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode in (0, -signal.SIGKILL)
+    store = opened(tmp_path)
+    assert there(store, blocks_of(sequence(1, 2))) == [True, True]
+    n = found(store, sequence(2, 2))
+    assert there(store, blocks_of(sequence(2, 2)))[:n] == [True] * n
+    assert process.exitcode or n == 2
+    assert store.stats()["bytes"] == disk_bytes(tmp_path)
+    assert list((tmp_path / "aside").iterdir()) == []
+    assert list((tmp_path / "tmp").iterdir()) == []
+    store.put(blocks_of(sequence(2, 2)), "b")
+    assert there(store, blocks_of(sequence(2, 2))) == [True, True]
+    store.close()
+
+
+def test_the_catalogue_counts_what_comes_and_goes(tmp_path: Path) -> None:
+    catalogue = Catalogue(tmp_path / "c.sqlite3", "me")
+    blocks = blocks_of(sequence(1, 2))
+    assert catalogue.reserve([(block, 100) for block in blocks], 150) == ([], 50)
+    new, short = catalogue.reserve([(block, 100) for block in blocks], 200)
+    assert (new, short) == (blocks, 0)
+    assert catalogue.reserve([(block, 100) for block in blocks], 200) == ([], 0)
+    assert catalogue.totals() == (0, 200)
+    assert catalogue.choose(1) == []
+    catalogue.arrived([(block, 90) for block in blocks], "a")
+    assert catalogue.totals() == (2, 180)
+    assert catalogue.choose(1) == [blocks[1].name]
+    assert catalogue.on_their_way() == [(blocks[1].name, "leaving", "me")]
+    catalogue.left([blocks[1].name])
+    assert catalogue.totals() == (1, 90)
+    catalogue.close()
