@@ -167,6 +167,8 @@ class StoreTier:
             return False
 
     def _fetch(self, tokens: TokenIds, cached_tokens: int, agent_id: str) -> bool:
+        if cached_tokens >= len(tokens) - 1:
+            return False
         keys = tokens.keys(self.root)
         for _ in range(_FETCHES):
             path = self._store.path_of(self.root, keys)

@@ -148,3 +148,29 @@ fn longest(reach: Reach, pieces: &[Piece], stretches: &[Span], limit: u64) -> u6
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(lo: u64, hi: u64) -> Piece {
+        Piece { group: GroupId(0), slot: SlotIndex(0), lo, hi, kind: 0, readers: 1 }
+    }
+
+    /// The longest length that a window of 100 positions serves, the first four of them kept.
+    fn served(pieces: &[Piece], limit: u64) -> u64 {
+        let window = Reach::Window { size: 100, keep: 4 };
+        longest(window, pieces, &stretches(pieces), limit)
+    }
+
+    #[test]
+    fn a_window_that_keeps_its_front_is_served_with_its_front_only() {
+        let (front, rows) = (piece(0, 4), piece(300, 400));
+        assert_eq!(served(&[front, rows], 500), 400);
+        assert_eq!(served(&[rows], 500), 0);
+        assert_eq!(served(&[piece(0, 3), rows], 500), 3);
+        // The window of the first length that reaches back to position 300.
+        assert_eq!(served(&[front, rows], 395), 395);
+        assert_eq!(served(&[front, rows], 394), 4);
+    }
+}
