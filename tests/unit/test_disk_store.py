@@ -156,6 +156,9 @@ def test_limits_that_cannot_be_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(CachePersistenceError):
         DiskStore(tmp_path / "file")
+    (tmp_path / "catalogue.sqlite3").mkdir()
+    with pytest.raises(CachePersistenceError):
+        DiskStore(tmp_path)
 
 
 def test_b28_a_lost_or_damaged_catalogue_is_made_again_from_the_blocks(tmp_path: Path) -> None:

@@ -34,8 +34,6 @@ _FETCHES = 3
 _BATCH_BYTES = 64 << 20
 """Blocks that are written and synced together: enough to share the wait for the disk."""
 
-_LEAST_REMEMBERED = 1024
-
 
 @dataclass(frozen=True, slots=True)
 class _Span:
@@ -58,7 +56,6 @@ class _Job:
         self._hold = hold
         self._spans = sorted(spans, key=lambda span: span.rows.lo)
         self._keys: list[bytes] = []
-        self._ids: dict[BlockName, int] = {}
 
     def keys(self) -> Sequence[bytes]:
         """The keys of its token blocks, computed when they are first needed: on the writer."""
@@ -72,9 +69,7 @@ class _Job:
         n_bytes = 0
         for span in self._spans:
             block = self._new_block(span)
-            self._ids[block.name] = span.rows.block_id
-            if any(_covers(other, block.name) for other in known):
-                self.written([block])
+            if any(_covers(other, block.name) for other in known.get(block.name.key, ())):
                 continue
             batch.append(block)
             n_bytes += sum(tensor.file_bytes for tensor, _ in span.memory)
@@ -97,11 +92,6 @@ class _Job:
             group.is_bounded,
             span.memory,
         )
-
-    def written(self, blocks: Sequence[NewBlock]) -> None:
-        """These are stored now, and need not be looked at again."""
-        for block in blocks:
-            self._tier.remember(self._ids[block.name], block.name)
 
     def release(self) -> None:
         """Let the blocks go."""
@@ -135,7 +125,6 @@ class StoreTier:
         self._store = store
         self._memory = memory
         self._counters = counters
-        self._stored: dict[int, tuple[int, int]] = {}
         self._loaded_tokens = 0
 
     @property
@@ -199,11 +188,7 @@ class StoreTier:
         """
         hold = self.sealed.hold_all(tokens)
         try:
-            spans = self._new_spans(hold)
-            if not spans:
-                self.sealed.release(hold)
-                return
-            job = _Job(self, tokens[: hold.n_tokens], agent_id, hold, spans)
+            job = _Job(self, tokens[: hold.n_tokens], agent_id, hold, self._spans(hold))
         except Exception as error:
             self.sealed.release(hold)
             _log.exception("a turn cannot be stored")
@@ -211,30 +196,22 @@ class StoreTier:
             return
         self.writer.submit(job)
 
-    def _new_spans(self, hold: Hold) -> list[_Span]:
-        """What of a hold is not known to be stored."""
+    def _spans(self, hold: Hold) -> list[_Span]:
+        """The blocks of a hold, and their memory."""
         data = hold.data
         spans = []
         for name, rows in hold.plan.spans:
             group = self.spec.group(name)
             for row in rows:
-                lo, hi = self._stored.get(row.block_id, (0, 0))
-                if not (lo <= row.lo and row.hi <= hi):
-                    tensors = tensors_of_block(group, row.lo, row.hi)
-                    memory = self._memory.memory_of(data[row.block_id], tensors)
-                    spans.append(_Span(name, row, memory))
+                tensors = tensors_of_block(group, row.lo, row.hi)
+                memory = self._memory.memory_of(data[row.block_id], tensors)
+                spans.append(_Span(name, row, memory))
         return spans
 
-    def stored_names(self, keys: Sequence[bytes]) -> list[BlockName]:
-        """The names of what is stored along these keys."""
+    def stored_names(self, keys: Sequence[bytes]) -> dict[bytes, list[BlockName]]:
+        """The names of what is stored along these keys, by key."""
         path = self._store.path_of(self.root, keys)
-        return [name for nodes in path for node in nodes for name in node.blocks]
-
-    def remember(self, block_id: int, name: BlockName) -> None:
-        """A block of memory is stored under that name."""
-        if len(self._stored) > 2 * max(_LEAST_REMEMBERED, self.sealed.n_blocks):
-            self._stored.clear()
-        self._stored[block_id] = (name.lo, name.hi)
+        return {node.key: list(node.blocks) for nodes in path for node in nodes}
 
     def forget(self, agent_id: str) -> int:
         """Remove what only this agent has stored; how many blocks that were."""
@@ -248,5 +225,4 @@ class StoreTier:
 
 
 def _covers(stored: BlockName, wanted: BlockName) -> bool:
-    is_same = (stored.key, stored.group) == (wanted.key, wanted.group)
-    return is_same and stored.lo <= wanted.lo and wanted.hi <= stored.hi
+    return stored.group == wanted.group and stored.lo <= wanted.lo and wanted.hi <= stored.hi

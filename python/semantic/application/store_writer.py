@@ -38,10 +38,6 @@ class StoreJob(Protocol):
         """What is not stored yet, in batches that are synced together, heads before tails."""
         ...
 
-    def written(self, blocks: Sequence[NewBlock]) -> None:
-        """These are stored now."""
-        ...
-
     def keys(self) -> Sequence[bytes]:
         """The keys of all its token blocks."""
         ...
@@ -149,7 +145,6 @@ class StoreWriter:
         try:
             for blocks in job.batches():
                 self._store.put(blocks, job.agent_id)
-                job.written(blocks)
             self._store.used(job.keys(), job.agent_id)
         except CachePersistenceError as error:
             if error.errno is not None:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from semantic.domain.errors import CachePersistenceError
 from semantic.domain.layer_group import BLOCK_TOKENS
 from semantic.domain.native import TokenIds
 from semantic.domain.stored import BlockName, NewBlock, StoredNode
@@ -88,10 +89,12 @@ class Catalogue:
 
     Raises:
         CatalogueDamagedError: The file is no catalogue of this version.
+        CachePersistenceError: The system refuses; so for all methods.
     """
 
     def __init__(self, path: Path, owner: str) -> None:
         self._owner = owner
+        self._path = path
         self._lock = threading.Lock()
         # SQLite gives the files beside it the same permissions.
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -99,13 +102,12 @@ class Catalogue:
             path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = NORMAL")
+            with self._refusals():
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                self._connection.execute("PRAGMA synchronous = NORMAL")
             self._prepare()
         except sqlite3.DatabaseError as error:
             self._connection.close()
-            if isinstance(error, sqlite3.OperationalError):
-                raise
             raise CatalogueDamagedError(str(error)) from error
         except BaseException:
             self._connection.close()
@@ -123,19 +125,29 @@ class Catalogue:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Cursor]:
-        with self._lock:
+        with self._lock, self._refusals():
             cursor = self._connection.cursor()
             cursor.execute("BEGIN IMMEDIATE")
             try:
                 yield cursor
+                cursor.execute("COMMIT")
             except BaseException:
-                cursor.execute("ROLLBACK")
+                # What has failed may have been rolled back already.
+                if self._connection.in_transaction:
+                    cursor.execute("ROLLBACK")
                 raise
-            cursor.execute("COMMIT")
 
     def _read(self, statement: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
-        with self._lock:
+        with self._lock, self._refusals():
             return self._connection.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """What SQLite refuses is the store's refusal: a full disk, a folder that went away."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise CachePersistenceError(f"{self._path}: {error}") from error
 
     def close(self) -> None:
         """Close the file. Idempotent."""

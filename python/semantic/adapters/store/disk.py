@@ -71,9 +71,13 @@ class DiskStore:
         try:
             self._folder = BlockFolder(self.path, self._owners.name)
             self._catalogue = self._open_catalogue()
-            self._recover()
         except BaseException:
             self._owners.close()
+            raise
+        try:
+            self._recover()
+        except BaseException:
+            self.close()
             raise
 
     # Opening -----------------------------------------------------------------------------------
@@ -82,6 +86,8 @@ class DiskStore:
         path = self.path / _CATALOGUE
         try:
             return Catalogue(path, self._owners.name)
+        except OSError as error:
+            raise _refused(path, error) from error
         except CatalogueDamagedError as error:
             _log.warning("%s is made again from the blocks: %s", path, error)
         for file in self.path.glob(f"{_CATALOGUE}*"):
