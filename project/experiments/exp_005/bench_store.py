@@ -166,7 +166,8 @@ def catalogue_rows(folder: Path, n_rows: int) -> dict[str, float]:
         (n.to_bytes(32, "big"), ROOT, (n // 2).to_bytes(32, "big"), tokens) for n in range(n_rows)
     )
     connection.executemany("INSERT INTO nodes VALUES (?, ?, ?, ?)", rows)
-    rows = ((n.to_bytes(32, "big"), 32 << 20, n) for n in range(n_rows))
+    # Whoever uses a block uses what comes before it too.
+    rows = ((n.to_bytes(32, "big"), 32 << 20, n_rows - n) for n in range(n_rows))
     connection.executemany(
         "INSERT INTO blocks VALUES (?, 'global', 0, 256, ?, 0, 'here', '', ?)", rows
     )

@@ -52,7 +52,7 @@ CREATE TABLE blocks (
     last_use INTEGER NOT NULL,
     PRIMARY KEY (key, layer_group, lo, hi)
 ) WITHOUT ROWID;
-CREATE INDEX blocks_by_use ON blocks (last_use, lo DESC);
+CREATE INDEX blocks_by_use ON blocks (last_use, lo DESC) WHERE state = 'here';
 CREATE INDEX blocks_on_their_way ON blocks (state, owner) WHERE state != 'here';
 CREATE TABLE users (
     key BLOB NOT NULL,
@@ -296,7 +296,7 @@ class Catalogue:
             gone = 0
             while gone < n_bytes:
                 row = run.execute(
-                    "SELECT key, layer_group, lo, hi, bytes, is_bounded FROM blocks b"
+                    "SELECT key, layer_group, lo, hi, bytes, is_bounded FROM blocks b INDEXED BY blocks_by_use"
                     " WHERE state = 'here' AND (is_bounded OR NOT EXISTS ("
                     "   SELECT 1 FROM nodes c JOIN blocks d ON d.key = c.key AND d.state = 'here'"
                     "   WHERE c.parent = b.key))"
