@@ -296,7 +296,8 @@ class Catalogue:
             gone = 0
             while gone < n_bytes:
                 row = run.execute(
-                    "SELECT key, layer_group, lo, hi, bytes, is_bounded FROM blocks b INDEXED BY blocks_by_use"
+                    "SELECT key, layer_group, lo, hi, bytes, is_bounded FROM blocks b"
+                    " INDEXED BY blocks_by_use"  # SQLite would sort all rows
                     " WHERE state = 'here' AND (is_bounded OR NOT EXISTS ("
                     "   SELECT 1 FROM nodes c JOIN blocks d ON d.key = c.key AND d.state = 'here'"
                     "   WHERE c.parent = b.key))"
