@@ -134,3 +134,12 @@ def test_the_demo_says_when_its_folder_cannot_be_made(tmp_path: Path) -> None:
     text = semantic("demo", "--out", str(tmp_path / "file" / "out"), expect=1)
     assert "semantic demo:" in text
     assert "Traceback" not in text
+
+
+def test_a_store_that_cannot_be_is_said_in_one_line(tmp_path: Path) -> None:
+    said = semantic("serve", "--model", "x", "--store-max", "1GB", expect=2)
+    assert "needs --store" in said
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    said = semantic("serve", "--model", "x", "--store", str(file), expect=1)
+    assert said.strip() == f"semantic serve: {file}: it is no folder"

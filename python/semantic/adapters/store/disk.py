@@ -253,4 +253,6 @@ class DiskStore:
 
 
 def _refused(path: Path, error: OSError) -> CachePersistenceError:
-    return CachePersistenceError(f"{path}: {error.strerror}", errno=error.errno)
+    is_file = isinstance(error, FileExistsError | NotADirectoryError)
+    why = "it is no folder" if is_file else error.strerror
+    return CachePersistenceError(f"{path}: {why}", errno=error.errno)
