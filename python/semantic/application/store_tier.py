@@ -7,7 +7,9 @@ writer, behind generation.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from semantic.application.counters import Counters
@@ -30,6 +32,8 @@ _log = logging.getLogger("semantic")
 
 _FETCHES = 3
 """How often a hit is looked for when blocks vanish while they are read."""
+
+_MOST_READERS = 4
 
 _BATCH_BYTES = 64 << 20
 """Blocks that are written and synced together: enough to share the wait for the disk."""
@@ -126,6 +130,9 @@ class StoreTier:
         self._memory = memory
         self._counters = counters
         self._loaded_tokens = 0
+        self._readers = ThreadPoolExecutor(
+            min(_MOST_READERS, os.cpu_count() or 1), thread_name_prefix="semantic-read"
+        )
 
     @property
     def root(self) -> bytes:
@@ -164,7 +171,7 @@ class StoreTier:
             hit = stored_hit(self.spec.groups, path, tokens, len(tokens) - 1)
             if hit.n_tokens <= cached_tokens:
                 return False
-            rows = StoredRows(self.spec, self._store, self._memory, hit)
+            rows = StoredRows(self.spec, self._store, self._memory, hit, self._readers)
             prefix = tokens[: hit.n_tokens]
             try:
                 publication = self.sealed.publish(prefix, rows, agent_id, "assistant")

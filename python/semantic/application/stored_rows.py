@@ -7,9 +7,11 @@ in one step, and not at all when a file turns out to be missing or damaged.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor, Future, wait
 
 from semantic.domain.block_bytes import tensors_of_block
 from semantic.domain.layer_group import Span
+from semantic.domain.stored import BlockName, StoredNode
 from semantic.domain.stored_hit import StoredHit
 from semantic.domain.value_objects import ModelCacheSpec
 from semantic.ports.outbound import BlockData, BlockMemory, BlockStore
@@ -29,17 +31,23 @@ class StoredRows:
         store: Where the blocks are.
         memory: Makes the blocks that they are read into.
         hit: What is read.
+        readers: Several threads: one alone can neither keep a disk busy nor copy fast enough.
     """
 
     def __init__(
-        self, spec: ModelCacheSpec, store: BlockStore, memory: BlockMemory, hit: StoredHit
+        self,
+        spec: ModelCacheSpec,
+        store: BlockStore,
+        memory: BlockMemory,
+        hit: StoredHit,
+        readers: Executor,
     ) -> None:
         self._spec = spec
         self._store = store
         self._memory = memory
         self._n_tokens = hit.n_tokens
         self._blocks = dict(hit.blocks)
-        self.read_bytes = 0
+        self._readers = readers
 
     @property
     def n_tokens(self) -> int:
@@ -68,15 +76,25 @@ class StoredRows:
             StoredBlockGoneError: One is not there any more, or is damaged.
             CachePersistenceError: The system refuses.
         """
-        return [self._read(group, lo, hi) for lo, hi in spans]
+        found = [self._find(group, lo, hi) for lo, hi in spans]
+        blocks: list[BlockData] = []
+        reads: list[Future[bool]] = []
+        try:
+            for name, node in found:
+                tensors = tensors_of_block(self._spec.group(group), name.lo, name.hi)
+                # Here, for MLX is called from this thread alone; earlier blocks are read meanwhile.
+                data, memory = self._memory.fresh(tensors)
+                reads.append(self._readers.submit(self._store.read, name, node.tokens, memory))
+                blocks.append(data)
+        finally:
+            wait(reads)  # nobody may write into a block that is given up
+        for (name, _), read in zip(found, reads, strict=True):
+            if not read.result():
+                raise StoredBlockGoneError(str(name))
+        return blocks
 
-    def _read(self, group: str, lo: int, hi: int) -> BlockData:
+    def _find(self, group: str, lo: int, hi: int) -> tuple[BlockName, StoredNode]:
         for name, node, (first, last) in self._blocks.get(group, ()):
             if first <= lo and hi <= last:
-                tensors = tensors_of_block(self._spec.group(group), name.lo, name.hi)
-                data, memory = self._memory.fresh(tensors)
-                if not self._store.read(name, node.tokens, memory):
-                    break
-                self.read_bytes += sum(tensor.file_bytes for tensor in tensors)
-                return data
+                return name, node
         raise StoredBlockGoneError(f"{group} at positions {lo} to {hi}")
