@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from semantic.adapters.store.disk import DiskStore
+    from semantic.adapters.store.memory import MemoryStore
     from semantic.application.events import CacheEvent
     from semantic.application.lease import Lease
     from semantic.composition import CacheManager
@@ -63,6 +64,7 @@ __all__ = [
     "LayerGroup",
     "Lease",
     "MemoryBudget",
+    "MemoryStore",
     "ModelCacheSpec",
     "ModelSpecValidationError",
     "Namespace",
@@ -91,6 +93,7 @@ _HOMES = {
     "LayerGroup": "domain.layer_group",
     "Lease": "application.lease",
     "MemoryBudget": "domain.native",
+    "MemoryStore": "adapters.store.memory",
     "ModelCacheSpec": "domain.value_objects",
     "Namespace": "domain.identity",
     "PoolSnapshot": "domain.native",

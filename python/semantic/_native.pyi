@@ -577,18 +577,42 @@ _Rows = tuple[int, int, int, int, int]
 """`(outer, room, first, valid, row_bytes)`: which rows of a buffer `[outer, room, row_bytes]`."""
 
 @final
+class StoreSecret:
+    """What a store hides from who has its disk but not its key.
+
+    Args:
+        key: 32 bytes.
+
+    Raises:
+        PoolConfigurationError: Another number of bytes.
+    """
+
+    def __new__(cls, key: bytes) -> Self: ...
+    def hidden(self, name: bytes) -> bytes:
+        """Another name for something, always the same: 32 bytes that tell nothing of it."""
+
+    def sealed(self, value: bytes) -> bytes:
+        """Bytes that only who has the key can read, other ones each time."""
+
+    def unsealed(self, sealed: bytes) -> bytes | None:
+        """What was sealed; None for anything else."""
+
+@final
 class BlockFolder:
     """A folder of block files. Every method lets other threads run.
 
     Args:
         path: The folder, made for its owner alone when it is not there.
         owner: Who writes: a name of this process that no other has.
+        secret: Seals the files; None leaves them readable.
 
     Raises:
         CachePersistenceError: The system refuses; `errno` says why. So for all methods.
     """
 
-    def __new__(cls, path: str | PathLike[str], owner: str) -> Self: ...
+    def __new__(
+        cls, path: str | PathLike[str], owner: str, secret: StoreSecret | None = None
+    ) -> Self: ...
     def write(
         self,
         blocks: Sequence[

@@ -23,7 +23,7 @@ from semantic import (
     PoolConfigurationError,
     TokenTensor,
 )
-from semantic.adapters.store.catalogue import Catalogue
+from semantic.adapters.store.catalogue import Catalogue, Room
 from semantic.domain.block_bytes import tensors_of_block
 from semantic.domain.native import TokenIds
 from semantic.domain.stored import BlockName, NewBlock
@@ -113,7 +113,7 @@ def test_b31_the_limit_holds_and_tails_go_before_heads(tmp_path: Path) -> None:
     first, second, third = (sequence(n, 3) for n in (1, 2, 3))
     store.put(blocks_of(first), "a")
     store.put(blocks_of(second), "b")
-    store.used(TokenIds(first).keys(ROOT), "a")
+    store.used(ROOT, TokenIds(first).keys(ROOT), "a")
     store.put(blocks_of(third), "c")
     assert disk_bytes(tmp_path) <= store.stats()["bytes"] <= limit
     assert found(store, first) == 3
@@ -236,7 +236,7 @@ def test_forgetting_an_agent_removes_what_only_it_has_used(tmp_path: Path) -> No
     mine, ours = sequence(1, 2), sequence(2, 2)
     store.put(blocks_of(mine), "a")
     store.put(blocks_of(ours), "a")
-    store.used(TokenIds(ours).keys(ROOT), "b")
+    store.used(ROOT, TokenIds(ours).keys(ROOT), "b")
     assert store.forget(Namespace("other").root, "a") == 0
     assert store.forget(ROOT, "a") == 2
     assert (found(store, mine), found(store, ours)) == (0, 2)
@@ -258,7 +258,7 @@ def hammer(path: str, seed: int, seconds: float) -> None:
         store.put(blocks, f"agent-{seed}")
         for block in blocks:
             read(store, block)
-        store.used(TokenIds(tokens).keys(ROOT), f"agent-{seed}")
+        store.used(ROOT, TokenIds(tokens).keys(ROOT), f"agent-{seed}")
         # One transaction; files cannot be counted at one moment while others come and go.
         assert store.stats()["bytes"] <= 20 * (BLOCK_BYTES + 8192)
         if turn % 7 == 0:
@@ -330,7 +330,7 @@ def step_killed(path: str, step: int) -> None:
 def test_b27_killed_at_any_line_what_was_there_is_there(step: int, tmp_path: Path) -> None:
     store = opened(tmp_path)
     store.put(blocks_of(sequence(1, 2)), "a")
-    store.used(TokenIds(sequence(1, 2)).keys(ROOT), "a")
+    store.used(ROOT, TokenIds(sequence(1, 2)).keys(ROOT), "a")
     store.close()
     process = multiprocessing.get_context("fork").Process(
         target=step_killed, args=(str(tmp_path), step)
@@ -354,16 +354,17 @@ def test_b27_killed_at_any_line_what_was_there_is_there(step: int, tmp_path: Pat
 def test_the_catalogue_counts_what_comes_and_goes(tmp_path: Path) -> None:
     catalogue = Catalogue(tmp_path / "c.sqlite3", "me")
     blocks = blocks_of(sequence(1, 2))
-    assert catalogue.reserve([(block, 100) for block in blocks], 150) == ([], 50)
-    new, short = catalogue.reserve([(block, 100) for block in blocks], 200)
+    assert catalogue.reserve([(block, 100) for block in blocks], Room(150), 0) == ([], 50)
+    new, short = catalogue.reserve([(block, 100) for block in blocks], Room(200), 0)
     assert (new, short) == (blocks, 0)
-    assert catalogue.reserve([(block, 100) for block in blocks], 200) == ([], 0)
+    assert catalogue.reserve([(block, 100) for block in blocks], Room(200), 0) == ([], 0)
     assert catalogue.totals() == (0, 200)
     assert catalogue.choose(1) == []
-    catalogue.arrived([(block, 90) for block in blocks], "a")
+    catalogue.arrived([(block, 90) for block in blocks], "a", 0)
     assert catalogue.totals() == (2, 180)
-    assert catalogue.choose(1) == [blocks[1].name]
-    assert catalogue.on_their_way() == [(blocks[1].name, "leaving", "me")]
-    catalogue.left([blocks[1].name])
+    tail = str(blocks[1].name)
+    assert catalogue.choose(1) == [tail]
+    assert catalogue.on_their_way() == [(tail, "leaving", "me")]
+    catalogue.left([tail])
     assert catalogue.totals() == (1, 90)
     catalogue.close()

@@ -212,6 +212,8 @@ class CacheManager:
                     self._released.wait(min(remaining, _WAIT_POLL_SECONDS))
             else:
                 self._memory.counters.request(len(prompt), lease.cached_tokens)
+                if self._memory.tier is not None:
+                    self._memory.tier.admitted(agent_id)
                 return lease
 
     def _admit(
@@ -308,6 +310,7 @@ class CacheManager:
             BlockOperationError: Another word.
         """
         self._memory.sealed.index.hint(agent_id, state)
+        self._tell_store(agent_id, hint=state)
 
     def prioritise(self, agent_id: str, priority: Priority) -> None:
         """Say how much an agent matters: everything of a lower priority goes first.
@@ -316,18 +319,33 @@ class CacheManager:
             BlockOperationError: Another word than "low", "normal" or "high".
         """
         self._memory.sealed.index.prioritise(agent_name(agent_id), priority)
+        self._tell_store(agent_id, priority=priority)
 
     def pin(self, agent_id: str) -> None:
         """Keep what an agent has published, and what it will publish, until `unpin`.
 
-        Pinned blocks count as held: they take from what can be admitted.
+        Pinned blocks count as held: they take from what can be admitted. What is stored of them
+        stays stored while this process runs.
         """
         self._memory.sealed.index.pin(agent_name(agent_id))
+        self._tell_store(agent_id, is_pinned=True)
 
     def unpin(self, agent_id: str) -> None:
         """Let what an agent has published go its usual way again."""
         self._memory.sealed.index.unpin(agent_name(agent_id))
         self._memory.sealed.after()
+        self._tell_store(agent_id, is_pinned=False)
+
+    def _tell_store(
+        self,
+        agent_id: str,
+        *,
+        hint: Hint | None = None,
+        priority: Priority | None = None,
+        is_pinned: bool | None = None,
+    ) -> None:
+        if self._memory.tier is not None:
+            self._memory.tier.regard(agent_id, hint=hint, priority=priority, is_pinned=is_pinned)
 
     def clear(self) -> None:
         """Forget every published prefix; what running sequences hold goes when they end."""

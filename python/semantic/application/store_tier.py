@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 
 from semantic.application.counters import Counters
+from semantic.application.saved_turn import SavedSpan, SavedTurn, Told
 from semantic.application.sealed_blocks import Hold, SealedBlocks
 from semantic.application.store_writer import StoreWriter
 from semantic.application.stored_rows import StoredBlockGoneError, StoredRows
-from semantic.domain.block_bytes import TensorBytes, tensors_of_block
+from semantic.domain.block_bytes import tensors_of_block
 from semantic.domain.errors import CachePersistenceError
-from semantic.domain.layer_group import BLOCK_TOKENS
 from semantic.domain.native import TokenIds
-from semantic.domain.reports import RowSpan
-from semantic.domain.stored import BlockName, NewBlock
+from semantic.domain.policy import Hint, Priority
 from semantic.domain.stored_hit import stored_hit
 from semantic.domain.value_objects import ModelCacheSpec
 from semantic.ports.outbound import BlockMemory, BlockStore
@@ -34,72 +33,6 @@ _FETCHES = 3
 """How often a hit is looked for when blocks vanish while they are read."""
 
 _MOST_READERS = 4
-
-_BATCH_BYTES = 64 << 20
-"""Blocks that are written and synced together: enough to share the wait for the disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """A block that may have to be written, and its memory."""
-
-    group: str
-    rows: RowSpan
-    memory: Sequence[tuple[TensorBytes, memoryview]]
-
-
-class _Job:
-    """What of one sequence may have to be written; see `StoreJob`."""
-
-    def __init__(
-        self, tier: StoreTier, tokens: TokenIds, agent_id: str, hold: Hold, spans: Sequence[_Span]
-    ) -> None:
-        self._tier = tier
-        self._tokens = tokens
-        self.agent_id = agent_id
-        self._hold = hold
-        self._spans = sorted(spans, key=lambda span: span.rows.lo)
-        self._keys: list[bytes] = []
-
-    def keys(self) -> Sequence[bytes]:
-        """The keys of its token blocks, computed when they are first needed: on the writer."""
-        self._keys = self._keys or self._tokens.keys(self._tier.root)
-        return self._keys
-
-    def batches(self) -> Iterator[list[NewBlock]]:
-        """What is not stored yet, heads before tails."""
-        known = self._tier.stored_names(self.keys())
-        batch: list[NewBlock] = []
-        n_bytes = 0
-        for span in self._spans:
-            block = self._new_block(span)
-            if any(_covers(other, block.name) for other in known.get(block.name.key, ())):
-                continue
-            batch.append(block)
-            n_bytes += sum(tensor.file_bytes for tensor, _ in span.memory)
-            if n_bytes >= _BATCH_BYTES:
-                yield batch
-                batch, n_bytes = [], 0
-        if batch:
-            yield batch
-
-    def _new_block(self, span: _Span) -> NewBlock:
-        number = span.rows.lo // BLOCK_TOKENS
-        start = number * BLOCK_TOKENS
-        keys, group = self.keys(), self._tier.spec.group(span.group)
-        return NewBlock(
-            BlockName(keys[number], span.group, span.rows.lo, span.rows.hi),
-            keys[number - 1] if number else self._tier.root,
-            self._tier.root,
-            self._tokens[start : start + BLOCK_TOKENS],
-            group.layer_type,
-            group.is_bounded,
-            span.memory,
-        )
-
-    def release(self) -> None:
-        """Let the blocks go."""
-        self._tier.sealed.release(self._hold)
 
 
 class StoreTier:
@@ -130,6 +63,7 @@ class StoreTier:
         self._memory = memory
         self._counters = counters
         self._loaded_tokens = 0
+        self._ended: set[str] = set()
         self._readers = ThreadPoolExecutor(
             min(_MOST_READERS, os.cpu_count() or 1), thread_name_prefix="semantic-read"
         )
@@ -181,10 +115,14 @@ class StoreTier:
             if publication.end is not None:
                 self.sealed.settle(publication.end, agent_id)
             used = {node.key for _, read in hit.blocks for _, node, _ in read}
-            self._store.used(list(used), agent_id)
+            self.writer.submit(Told(partial(self._is_back, list(used), agent_id)))
             self._loaded_tokens += max(0, publication.report.published_tokens - cached_tokens)
             return publication.report.published_tokens > cached_tokens
         return False
+
+    def _is_back(self, keys: Sequence[bytes], agent_id: str, store: BlockStore) -> None:
+        store.regard(self.root, agent_id, hint="active")
+        store.used(self.root, keys, agent_id)
 
     # To the store ------------------------------------------------------------------------------
 
@@ -195,7 +133,8 @@ class StoreTier:
         """
         hold = self.sealed.hold_all(tokens)
         try:
-            job = _Job(self, tokens[: hold.n_tokens], agent_id, hold, self._spans(hold))
+            spans, stored = self._spans(hold), tokens[: hold.n_tokens]
+            job = SavedTurn(self.spec, self.sealed, stored, agent_id, hold, spans)
         except Exception as error:
             self.sealed.release(hold)
             _log.exception("a turn cannot be stored")
@@ -203,7 +142,7 @@ class StoreTier:
             return
         self.writer.submit(job)
 
-    def _spans(self, hold: Hold) -> list[_Span]:
+    def _spans(self, hold: Hold) -> list[SavedSpan]:
         """The blocks of a hold, and their memory."""
         data = hold.data
         spans = []
@@ -212,17 +151,33 @@ class StoreTier:
             for row in rows:
                 tensors = tensors_of_block(group, row.lo, row.hi)
                 memory = self._memory.memory_of(data[row.block_id], tensors)
-                spans.append(_Span(name, row, memory))
+                spans.append(SavedSpan(name, row, memory))
         return spans
 
-    def stored_names(self, keys: Sequence[bytes]) -> dict[bytes, list[BlockName]]:
-        """The names of what is stored along these keys, by key."""
-        path = self._store.path_of(self.root, keys)
-        return {node.key: list(node.blocks) for nodes in path for node in nodes}
+    def regard(
+        self,
+        agent_id: str,
+        *,
+        hint: Hint | None = None,
+        priority: Priority | None = None,
+        is_pinned: bool | None = None,
+    ) -> None:
+        """Have the store told how an agent's blocks stand, behind what is done meanwhile."""
+        if hint == "ended":
+            self._ended.add(agent_id)
+        said = partial(_regard, self.root, agent_id, hint, priority, is_pinned)
+        self.writer.submit(Told(said))
+
+    def admitted(self, agent_id: str) -> None:
+        """An agent is heard of again: that its session had ended is over."""
+        if agent_id in self._ended:
+            self._ended.discard(agent_id)
+            self.regard(agent_id, hint="active")
 
     def forget(self, agent_id: str) -> int:
         """Remove what only this agent has stored; how many blocks that were."""
         self.writer.flush()
+        self._ended.discard(agent_id)
         return self._store.forget(self.root, agent_id)
 
     def stats(self) -> dict[str, int]:
@@ -231,5 +186,12 @@ class StoreTier:
         return {**self._store.stats(), **own}
 
 
-def _covers(stored: BlockName, wanted: BlockName) -> bool:
-    return stored.group == wanted.group and stored.lo <= wanted.lo and wanted.hi <= stored.hi
+def _regard(
+    root: bytes,
+    agent_id: str,
+    hint: Hint | None,
+    priority: Priority | None,
+    is_pinned: bool | None,
+    store: BlockStore,
+) -> None:
+    store.regard(root, agent_id, hint=hint, priority=priority, is_pinned=is_pinned)

@@ -9,13 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from semantic.application.clock import SystemClock
 from semantic.application.counters import Counters
 from semantic.domain.errors import CachePersistenceError
-from semantic.domain.stored import NewBlock
 from semantic.ports.outbound import BlockStore, Clock
 
 __all__ = ["StoreJob", "StoreWriter"]
@@ -30,16 +28,15 @@ _PAUSE_SECONDS = 10.0
 
 
 class StoreJob(Protocol):
-    """What of one turn may have to be written."""
+    """Something that the store is to be told."""
 
-    agent_id: str
-
-    def batches(self) -> Iterable[Sequence[NewBlock]]:
-        """What is not stored yet, in batches that are synced together, heads before tails."""
+    @property
+    def holds_blocks(self) -> bool:
+        """Whether blocks stay in memory for it; such a job may be given up."""
         ...
 
-    def keys(self) -> Sequence[bytes]:
-        """The keys of all its token blocks."""
+    def run(self, store: BlockStore) -> None:
+        """Tell the store."""
         ...
 
     def release(self) -> None:
@@ -76,7 +73,8 @@ class StoreWriter:
     def submit(self, job: StoreJob) -> None:
         """Have a job written; one too many, or after the end, is let go. Never waits."""
         with self._changed:
-            is_taken = not self._is_closing and len(self._jobs) < _MOST_JOBS
+            has_room = not job.holds_blocks or len(self._jobs) < _MOST_JOBS
+            is_taken = has_room and not self._is_closing
             if is_taken:
                 self._jobs.append(job)
                 self._start()
@@ -93,8 +91,8 @@ class StoreWriter:
     def let_go(self) -> bool:
         """Give up what waits, so that its blocks may be evicted; whether anything did."""
         with self._changed:
-            jobs = list(self._jobs)
-            self._jobs.clear()
+            jobs = [job for job in self._jobs if job.holds_blocks]
+            self._jobs = deque(job for job in self._jobs if not job.holds_blocks)
             self._changed.notify_all()
         for job in jobs:
             job.release()
@@ -117,6 +115,9 @@ class StoreWriter:
             self._is_closing = True
             self._changed.notify_all()
         self.let_go()
+        with self._changed:
+            self._jobs.clear()
+            self._changed.notify_all()
         if self._thread is not None and is_done:
             self._thread.join()
         return is_done
@@ -143,9 +144,7 @@ class StoreWriter:
             self._counters.failure("store_write", "the store refused a moment ago")
             return
         try:
-            for blocks in job.batches():
-                self._store.put(blocks, job.agent_id)
-            self._store.used(job.keys(), job.agent_id)
+            job.run(self._store)
         except CachePersistenceError as error:
             if error.errno is not None:
                 self._paused_until = self._clock.monotonic() + _PAUSE_SECONDS

@@ -10,6 +10,7 @@ from semantic._native import (
     Pool,
     PoolSnapshot,
     PrefixIndex,
+    StoreSecret,
     TokenIds,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "Pool",
     "PoolSnapshot",
     "PrefixIndex",
+    "StoreSecret",
     "TokenIds",
 ]

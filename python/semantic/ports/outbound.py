@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from semantic.domain.block_bytes import TensorBytes
 from semantic.domain.layer_group import Span
 from semantic.domain.native import TokenIds
+from semantic.domain.policy import Hint, Priority
 from semantic.domain.reports import HitPlan
 from semantic.domain.stored import BlockName, NewBlock, StoredNode
 from semantic.domain.value_objects import ModelCacheSpec
@@ -157,8 +158,28 @@ class BlockStore(Protocol):
         """
         ...
 
-    def used(self, keys: Sequence[bytes], agent_id: str) -> None:
+    def used(self, namespace: bytes, keys: Sequence[bytes], agent_id: str) -> None:
         """An agent uses what is stored of these token blocks: it goes last from now on."""
+        ...
+
+    def regard(
+        self,
+        namespace: bytes,
+        agent_id: str,
+        *,
+        hint: Hint | None = None,
+        priority: Priority | None = None,
+        is_pinned: bool | None = None,
+    ) -> None:
+        """How an agent's blocks stand from now on.
+
+        Args:
+            namespace: The root of the namespace.
+            agent_id: The agent.
+            hint: "ended": its blocks go first, until it is heard of again.
+            priority: Everything of a lower one goes first.
+            is_pinned: Nothing of it goes, while this process runs.
+        """
         ...
 
     def forget(self, namespace: bytes, agent_id: str) -> int:

@@ -32,7 +32,7 @@ mod _native {
     #[pymodule_export]
     use crate::snapshot::{GroupSnapshot, PoolSnapshot};
     #[pymodule_export]
-    use crate::store::{BlockFile, BlockFolder};
+    use crate::store::{BlockFile, BlockFolder, StoreSecret};
     #[pymodule_export]
     use crate::tokens::TokenIds;
 }

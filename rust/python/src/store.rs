@@ -6,7 +6,10 @@ use std::sync::{Mutex, PoisonError};
 
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::prelude::*;
-use semantic_store::{Block, Disk, Error, Folder, Payload, Reader, Rows};
+use pyo3::types::PyBytes;
+use semantic_store::{
+    Block, Disk, Error, Folder, KEY_BYTES, MaybeSealed, Payload, Reader, Rows, Secret,
+};
 
 use crate::errors::Class;
 
@@ -80,14 +83,48 @@ fn bytes_into(buffer: &PyUntypedBuffer) -> &mut [u8] {
 }
 
 #[pyclass(module = "semantic._native", frozen)]
-pub(crate) struct BlockFolder(Folder<Disk>);
+pub(crate) struct StoreSecret(Secret);
+
+#[pymethods]
+impl StoreSecret {
+    #[new]
+    fn new(py: Python<'_>, key: &[u8]) -> PyResult<Self> {
+        let key = <&[u8; KEY_BYTES]>::try_from(key).map_err(|_| {
+            let message = format!("a key has {KEY_BYTES} bytes, not {}", key.len());
+            Class::PoolConfiguration.bare(py, &message)
+        })?;
+        Ok(Self(Secret::new(key)))
+    }
+
+    fn hidden<'py>(&self, py: Python<'py>, name: &[u8]) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.0.hidden(name))
+    }
+
+    fn sealed<'py>(&self, py: Python<'py>, value: &[u8]) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.0.sealed(value))
+    }
+
+    fn unsealed<'py>(&self, py: Python<'py>, sealed: &[u8]) -> Option<Bound<'py, PyBytes>> {
+        self.0.unsealed(sealed).map(|value| PyBytes::new(py, &value))
+    }
+}
+
+#[pyclass(module = "semantic._native", frozen)]
+pub(crate) struct BlockFolder(Folder<MaybeSealed<Disk>>);
 
 #[pymethods]
 impl BlockFolder {
     #[new]
+    #[pyo3(signature = (path, owner, secret = None))]
     #[expect(clippy::needless_pass_by_value, reason = "a path becomes one of ours")]
-    fn new(py: Python<'_>, path: PathBuf, owner: &str) -> PyResult<Self> {
-        let opened = py.detach(|| Folder::open(Disk, &path, owner));
+    fn new(
+        py: Python<'_>,
+        path: PathBuf,
+        owner: &str,
+        secret: Option<&StoreSecret>,
+    ) -> PyResult<Self> {
+        let files = MaybeSealed::new(Disk, secret.map(|secret| secret.0.clone()));
+        let opened = py.detach(|| Folder::open(files, &path, owner));
         opened.map(Self).map_err(|error| raise(py, &error))
     }
 
@@ -135,10 +172,10 @@ impl BlockFolder {
 }
 
 #[pyclass(module = "semantic._native", frozen)]
-pub(crate) struct BlockFile(Mutex<Reader<Disk>>);
+pub(crate) struct BlockFile(Mutex<Reader<MaybeSealed<Disk>>>);
 
 impl BlockFile {
-    fn with<T>(&self, work: impl FnOnce(&mut Reader<Disk>) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut Reader<MaybeSealed<Disk>>) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -159,8 +196,8 @@ impl BlockFile {
     }
 
     #[getter]
-    fn n_bytes(&self) -> u64 {
-        self.with(|reader| reader.bytes())
+    fn n_bytes(&self, py: Python<'_>) -> PyResult<u64> {
+        self.with(|reader| reader.bytes()).map_err(|error| raise(py, &error))
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "a list becomes a vector")]

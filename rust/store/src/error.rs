@@ -23,6 +23,9 @@ pub enum Damage {
     /// The payload is not what was written.
     #[error("the checksum of its payload is wrong")]
     Payload,
+    /// It is sealed with another key, changed, or not sealed.
+    #[error("{0}")]
+    Sealed(String),
     /// It is another block than its name says.
     #[error("it holds another block than its name says")]
     Name,
@@ -63,6 +66,9 @@ impl Error {
         let path = path.into();
         |source| match source.kind() {
             io::ErrorKind::NotFound => Self::Missing { path },
+            io::ErrorKind::InvalidData => {
+                Self::Damaged { path, damage: Damage::Sealed(source.to_string()) }
+            }
             _ => Self::Io { path, source },
         }
     }

@@ -33,12 +33,12 @@ pub trait Files {
     /// Some of the bytes may be there then.
     fn write(&self, file: &mut Self::File, bytes: &[u8]) -> io::Result<()>;
 
-    /// Return when the bytes of a file would survive a power cut.
+    /// End a file, and return when its bytes would survive a power cut.
     ///
     /// # Errors
     ///
     /// The bytes may be lost then.
-    fn sync(&self, file: &Self::File) -> io::Result<()>;
+    fn sync(&self, file: &mut Self::File) -> io::Result<()>;
 
     /// Give a file another name, in the place of what has it.
     ///
@@ -74,6 +74,15 @@ pub trait Files {
     ///
     /// What the system says.
     fn len(&self, file: &Self::File) -> io::Result<u64>;
+
+    /// How many bytes a file takes where it is kept: more than can be read of it, if it is sealed.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    fn stored_len(&self, file: &Self::File) -> io::Result<u64> {
+        self.len(file)
+    }
 
     /// Fill `bytes` from where the last call stopped.
     ///
@@ -124,7 +133,7 @@ impl Files for Disk {
         file.write_all(bytes)
     }
 
-    fn sync(&self, file: &File) -> io::Result<()> {
+    fn sync(&self, file: &mut File) -> io::Result<()> {
         file.sync_all()
     }
 

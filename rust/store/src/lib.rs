@@ -24,6 +24,8 @@ mod folder;
 mod header;
 mod reader;
 mod rows;
+mod sealed;
+mod secret;
 mod writer;
 
 pub use checksum::Checksum;
@@ -33,4 +35,6 @@ pub use folder::Folder;
 pub use header::{FORMAT, Header, Tensor, VERSION};
 pub use reader::Reader;
 pub use rows::Rows;
+pub use sealed::MaybeSealed;
+pub use secret::{KEY_BYTES, Secret};
 pub use writer::{Block, Payload};

@@ -59,10 +59,13 @@ impl<F: Files> Reader<F> {
         &self.header
     }
 
-    /// Bytes of the file.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.front + self.header.payload_bytes()
+    /// Bytes of the file, where it is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn bytes(&self) -> Result<u64, Error> {
+        self.files.stored_len(&self.file).map_err(Error::io(self.path.as_path()))
     }
 
     /// The block is not the one that was asked for.

@@ -72,8 +72,8 @@ pub(crate) fn write_temporary<F: Files>(
             files.write(&mut file, &payload.bytes[run]).map_err(io())?;
         }
     }
-    files.sync(&file).map_err(io())?;
-    Ok(front.len() as u64 + header.payload_bytes())
+    files.sync(&mut file).map_err(io())?;
+    files.stored_len(&file).map_err(io())
 }
 
 /// Temporary files that are removed unless they get their name.

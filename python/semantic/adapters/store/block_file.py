@@ -13,6 +13,9 @@ __all__ = ["WrittenBlock", "described", "is_block", "most_bytes", "written"]
 
 _HEADER_BYTES = 2048
 _TENSOR_BYTES = 256
+_SEALED_PART = 4096
+"""Each record of 64 KiB takes 16 bytes more where it is sealed."""
+_SEALED_BYTES = 64
 _TOKEN_DIGITS = 21
 """Of a signed 64-bit number, with its comma."""
 
@@ -21,8 +24,8 @@ WrittenBlock = tuple[str, dict[str, str], list[WrittenTensor]]
 """What `BlockFolder.write` takes for a block."""
 
 
-def written(block: NewBlock) -> WrittenBlock:
-    """A block as the native store takes it."""
+def written(file: str, block: NewBlock) -> WrittenBlock:
+    """A block as the native store takes it, for a file of that name."""
     name = block.name
     metadata = {
         "namespace": block.namespace.hex(),
@@ -39,14 +42,15 @@ def written(block: NewBlock) -> WrittenBlock:
         (tensor.name, tensor.file_dtype, tensor.file_shape, memory, tensor.rows)
         for tensor, memory in block.tensors
     ]
-    return str(name), metadata, tensors
+    return file, metadata, tensors
 
 
 def most_bytes(block: NewBlock) -> int:
     """How large its file is at the most."""
     payload = sum(tensor.file_bytes for tensor, _ in block.tensors)
     header = _HEADER_BYTES + _TENSOR_BYTES * len(block.tensors)
-    return header + payload + _TOKEN_DIGITS * len(block.tokens)
+    plain = header + payload + _TOKEN_DIGITS * len(block.tokens)
+    return plain + plain // _SEALED_PART + _SEALED_BYTES
 
 
 def is_block(
@@ -64,19 +68,19 @@ def is_block(
     )
 
 
-def described(file: BlockFile, name: BlockName) -> NewBlock | None:
-    """The block of a file, without its tensors; None when the file is not what its name says."""
+def described(file: BlockFile) -> NewBlock | None:
+    """The block of a file, without its tensors; None when it contradicts itself."""
     said = file.metadata
     try:
         tokens = TokenIds([int(token) for token in said["tokens"].split(",")])
         parent, namespace = bytes.fromhex(said["parent"]), bytes.fromhex(said["namespace"])
-        found = BlockName(
+        name = BlockName(
             bytes.fromhex(said["key"]), said["layer_group"], int(said["lo"]), int(said["hi"])
         )
         keys = tokens.keys(parent)
     except (KeyError, ValueError, BlockValidationError):
         return None
-    if found != name or keys != [name.key]:
+    if keys != [name.key]:
         return None
     is_bounded = said.get("is_bounded") == "true"
     return NewBlock(name, parent, namespace, tokens, said.get("layer_type", ""), is_bounded, ())

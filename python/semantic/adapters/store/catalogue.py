@@ -7,377 +7,398 @@ whose blocks they are, and the sum of bytes, in transactions that several proces
 A block is `coming` while it is written: its bytes are reserved before the first one of them reaches
 the disk. It is `here` once its file has its name, and `leaving` until its file has gone. So the sum
 of all rows is never less than what lies on the disk.
+
+Keys and names are what the disk sees of them: a veil may hide what they stand for.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from semantic.adapters.store.database import Database, in_parts
+from semantic.adapters.store.schema import NORMAL, PINNED
+from semantic.adapters.store.veil import Veil
 from semantic.domain.errors import CachePersistenceError
 from semantic.domain.layer_group import BLOCK_TOKENS
 from semantic.domain.native import TokenIds
-from semantic.domain.stored import BlockName, NewBlock, StoredNode
+from semantic.domain.policy import EvictionOrder, Hint, Priority
+from semantic.domain.stored import NewBlock
 
-__all__ = ["Catalogue", "CatalogueDamagedError"]
+__all__ = ["Catalogue", "ListedNode", "Room"]
 
-_VERSION = 1
-_BUSY_SECONDS = 30.0
-_TOKEN_BYTES = 8
-_MANY = 500
-"""Names in one statement: SQLite takes at least 999 values."""
+_PRIORITIES: dict[Priority, int] = {"low": 1, "normal": NORMAL, "high": 3}
 
-_SCHEMA = """
-CREATE TABLE nodes (
-    key BLOB PRIMARY KEY,
-    namespace BLOB NOT NULL,
-    parent BLOB NOT NULL,
-    tokens BLOB NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX nodes_by_parent ON nodes (parent);
-CREATE INDEX nodes_by_namespace ON nodes (namespace);
-CREATE TABLE blocks (
-    key BLOB NOT NULL,
-    layer_group TEXT NOT NULL,
-    lo INTEGER NOT NULL,
-    hi INTEGER NOT NULL,
-    bytes INTEGER NOT NULL,
-    is_bounded INTEGER NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('coming', 'here', 'leaving')),
-    owner TEXT NOT NULL,
-    last_use INTEGER NOT NULL,
-    PRIMARY KEY (key, layer_group, lo, hi)
-) WITHOUT ROWID;
-CREATE INDEX blocks_by_use ON blocks (last_use, lo DESC) WHERE state = 'here';
-CREATE INDEX blocks_on_their_way ON blocks (state, owner) WHERE state != 'here';
-CREATE TABLE users (
-    key BLOB NOT NULL,
-    agent TEXT NOT NULL,
-    PRIMARY KEY (key, agent)
-) WITHOUT ROWID;
-CREATE INDEX users_by_agent ON users (agent);
-CREATE TABLE counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO counts VALUES ('bytes', 0), ('uses', 0);
-CREATE TRIGGER block_came AFTER INSERT ON blocks BEGIN
-    UPDATE counts SET value = value + new.bytes WHERE name = 'bytes';
-END;
-CREATE TRIGGER block_went AFTER DELETE ON blocks BEGIN
-    UPDATE counts SET value = value - old.bytes WHERE name = 'bytes';
-END;
-CREATE TRIGGER block_changed AFTER UPDATE OF bytes ON blocks BEGIN
-    UPDATE counts SET value = value + new.bytes - old.bytes WHERE name = 'bytes';
-END;
-"""
+_DAY_SECONDS = 86_400
 
-_NAME = "key = ? AND layer_group = ? AND lo = ? AND hi = ?"
+_ORDERS = {
+    "lru": ("blocks_by_use", "standing"),
+    "scan_resistant": ("blocks_by_reuse", "(CASE WHEN uses > 1 THEN standing ELSE 0 END)"),
+}
 
 
-class CatalogueDamagedError(Exception):
-    """The file is no catalogue, or one of another version: it is to be made again."""
+@dataclass(frozen=True, slots=True)
+class ListedNode:
+    """A token block of which something is stored.
+
+    Args:
+        key: What the disk sees of its key; so for all names.
+        parent: That of the token block before it, or of the namespace.
+        tokens: Its tokens.
+        blocks: Layer group, first valid position and end of each stored block.
+    """
+
+    key: bytes
+    parent: bytes
+    tokens: TokenIds
+    blocks: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What may still be written.
+
+    Args:
+        limit: Bytes that the store may take.
+        daily: Bytes that may be written in a day; None: any number.
+    """
+
+    limit: int
+    daily: int | None = None
 
 
 class Catalogue:
     """The rows of a store. Every method is one transaction, from any thread.
 
     Args:
-        path: The SQLite file.
+        path: The SQLite file; None keeps it in memory.
         owner: Who writes: a name that no other process has.
+        veil: What the disk sees of names and values.
 
     Raises:
         CatalogueDamagedError: The file is no catalogue of this version.
         CachePersistenceError: The system refuses; so for all methods.
     """
 
-    def __init__(self, path: Path, owner: str) -> None:
+    def __init__(self, path: Path | None, owner: str, veil: Veil | None = None) -> None:
         self._owner = owner
-        self._path = path
-        self._lock = threading.Lock()
-        # SQLite gives the files beside it the same permissions.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        self._connection = sqlite3.connect(
-            path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        try:
-            with self._refusals():
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                self._connection.execute("PRAGMA synchronous = NORMAL")
-            self._prepare()
-        except sqlite3.DatabaseError as error:
-            self._connection.close()
-            raise CatalogueDamagedError(str(error)) from error
-        except BaseException:
-            self._connection.close()
-            raise
-
-    def _prepare(self) -> None:
-        with self._transaction() as run:
-            (version,) = run.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in _statements(_SCHEMA):
-                    run.execute(statement)
-                run.execute(f"PRAGMA user_version = {_VERSION}")
-            elif version != _VERSION:
-                raise CatalogueDamagedError(f"version {version}")
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Cursor]:
-        with self._lock, self._refusals():
-            cursor = self._connection.cursor()
-            cursor.execute("BEGIN IMMEDIATE")
-            try:
-                yield cursor
-                cursor.execute("COMMIT")
-            except BaseException:
-                # What has failed may have been rolled back already.
-                if self._connection.in_transaction:
-                    cursor.execute("ROLLBACK")
-                raise
-
-    def _read(self, statement: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
-        with self._lock, self._refusals():
-            return self._connection.execute(statement, values).fetchall()
-
-    @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        """What SQLite refuses is the store's refusal: a full disk, a folder that went away."""
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise CachePersistenceError(f"{self._path}: {error}") from error
+        self._veil = veil or Veil(None)
+        self.database = Database(path)
 
     def close(self) -> None:
         """Close the file. Idempotent."""
-        with self._lock:
-            self._connection.close()
+        self.database.close()
 
     # What is there -----------------------------------------------------------------------------
 
-    def nodes(self, keys: Sequence[bytes]) -> dict[bytes, StoredNode]:
-        """Those of these token blocks of which something is stored, by key."""
-        return {node.key: node for node in self._nodes("n.key IN ({})", keys)}
+    def nodes(self, keys: Sequence[bytes]) -> list[ListedNode]:
+        """Those of these token blocks of which something is stored."""
+        return self._nodes("n.key IN ({})", keys)
 
-    def behind(self, parents: Sequence[bytes], *, partial: bool) -> list[StoredNode]:
+    def behind(self, parents: Sequence[bytes], *, partial: bool) -> list[ListedNode]:
         """What is stored right behind these token blocks: all of it, or only partial blocks."""
-        full = f" AND length(n.tokens) < {BLOCK_TOKENS * _TOKEN_BYTES}" if partial else ""
-        return self._nodes("n.parent IN ({})" + full, parents)
+        return self._nodes("n.parent IN ({})" + (" AND NOT is_full" if partial else ""), parents)
 
-    def _nodes(self, where: str, values: Sequence[bytes]) -> list[StoredNode]:
-        found: dict[bytes, tuple[bytes, bytes, list[BlockName]]] = {}
-        for some in _in_parts(values):
-            rows = self._read(
-                "SELECT n.parent, n.tokens, b.key, b.layer_group, b.lo, b.hi"
+    def _nodes(self, where: str, values: Sequence[bytes]) -> list[ListedNode]:
+        found: dict[bytes, tuple[bytes, bytes, list[tuple[str, int, int]]]] = {}
+        for some in in_parts(values):
+            rows = self.database.read(
+                "SELECT n.key, n.parent, n.tokens, b.layer_group, b.lo, b.hi"
                 " FROM nodes n JOIN blocks b USING (key)"
                 f" WHERE b.state = 'here' AND {where.format(','.join('?' * len(some)))}",
                 some,
             )
-            for parent, tokens, *row in rows:
-                name = _name(row)
-                _, _, names = found.setdefault(name.key, (_bytes(parent), _bytes(tokens), []))
-                names.append(name)
+            for key, parent, tokens, group, lo, hi in rows:
+                new: list[tuple[str, int, int]] = []
+                node = _bytes(parent), _bytes(tokens), new
+                _, _, blocks = found.setdefault(_bytes(key), node)
+                blocks.append((str(group), _int(lo), _int(hi)))
         return [
-            StoredNode(key, parent, _tokens(tokens), tuple(names))
-            for key, (parent, tokens, names) in found.items()
+            ListedNode(key, parent, self._veil.tokens(tokens), tuple(blocks))
+            for key, (parent, tokens, blocks) in found.items()
         ]
 
-    def names(self) -> set[BlockName]:
-        """The blocks that are here."""
-        rows = self._read("SELECT key, layer_group, lo, hi FROM blocks WHERE state = 'here'")
-        return {_name(row) for row in rows}
+    def files(self) -> set[str]:
+        """The files of the blocks that are here."""
+        return {str(file) for (file,) in self.database.read(_HERE)}
 
-    def on_their_way(self) -> list[tuple[BlockName, str, str]]:
-        """The blocks that come or leave: name, state, and whose business that is."""
-        rows = self._read(
-            "SELECT key, layer_group, lo, hi, state, owner FROM blocks WHERE state != 'here'"
-        )
-        return [(_name(row[:4]), str(row[4]), str(row[5])) for row in rows]
+    def on_their_way(self) -> list[tuple[str, str, str]]:
+        """The blocks that come or leave: file, state, and whose business that is."""
+        rows = self.database.read("SELECT file, state, owner FROM blocks WHERE state != 'here'")
+        return [(str(file), str(state), str(owner)) for file, state, owner in rows]
 
     def totals(self) -> tuple[int, int]:
         """Blocks that are here, and the bytes of all that may lie on the disk."""
-        ((blocks,),) = self._read("SELECT count(*) FROM blocks WHERE state = 'here'")
-        ((n_bytes,),) = self._read("SELECT value FROM counts WHERE name = 'bytes'")
+        ((blocks,),) = self.database.read("SELECT count(*) FROM blocks WHERE state = 'here'")
+        ((n_bytes,),) = self.database.read("SELECT value FROM counts WHERE name = 'bytes'")
         return _int(blocks), _int(n_bytes)
 
     # Coming ------------------------------------------------------------------------------------
 
     def reserve(
-        self, blocks: Sequence[tuple[NewBlock, int]], limit: int
+        self, blocks: Sequence[tuple[NewBlock, int]], room: Room, now: int
     ) -> tuple[list[NewBlock], int]:
         """Reserve the bytes of new blocks, where they fit.
 
         Args:
             blocks: The blocks, and how many bytes each file has at the most.
-            limit: Bytes that the store may take.
+            room: What may be written.
+            now: Seconds since 1970.
 
         Returns:
             Those that nobody else has or writes, and 0; or none, and the bytes that are missing.
+
+        Raises:
+            CachePersistenceError: Too much was written today.
         """
-        with self._transaction() as run:
+        with self.database.transaction() as run:
             new = []
             for block, n_bytes in blocks:
-                where = f"SELECT 1 FROM blocks WHERE {_NAME}"
-                if run.execute(where, _row(block.name)).fetchone() is None:
+                where = "SELECT 1 FROM blocks WHERE file = ?"
+                if run.execute(where, (self._veil.file(block.name),)).fetchone() is None:
                     new.append((block, n_bytes))
-            ((taken,),) = run.execute("SELECT value FROM counts WHERE name = 'bytes'").fetchall()
-            short = int(taken) + sum(n_bytes for _, n_bytes in new) - limit
+            needed = sum(n_bytes for _, n_bytes in new)
+            if room.daily is not None and needed and _written(run, now) + needed > room.daily:
+                raise CachePersistenceError(f"{room.daily} bytes a day are written, and no more")
+            short = _count(run, "bytes") + needed - room.limit
             if short > 0 and new:
                 return [], short
+            run.execute("UPDATE counts SET value = value + ? WHERE name = 'written'", (needed,))
             run.executemany(
-                "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, 'coming', ?, 0)",
-                [
-                    (*_row(block.name), n_bytes, block.is_bounded, self._owner)
-                    for block, n_bytes in new
-                ],
+                _COMES + " VALUES (?, ?, ?, ?, ?, ?, ?, 'coming', ?)",
+                [(*self._row(block, n_bytes), self._owner) for block, n_bytes in new],
             )
         return [block for block, _ in new], 0
 
-    def arrived(self, blocks: Sequence[tuple[NewBlock, int]], agent_id: str) -> None:
+    def arrived(self, blocks: Sequence[tuple[NewBlock, int]], agent_id: str, now: int) -> None:
         """The files of these blocks have their names, and so many bytes."""
-        with self._transaction() as run:
+        with self.database.transaction() as run:
             use = _next_use(run)
+            self._enter_nodes(run, [block for block, _ in blocks])
             run.executemany(
-                "INSERT OR IGNORE INTO nodes VALUES (?, ?, ?, ?)",
-                [
-                    (block.name.key, block.namespace, block.parent, block.tokens.tobytes())
-                    for block, _ in blocks
-                ],
+                "UPDATE blocks SET state = 'here', bytes = ?, last_use = ?, used_at = ?"
+                " WHERE file = ?",
+                [(n_bytes, use, now, self._veil.file(b.name)) for b, n_bytes in blocks],
             )
-            run.executemany(
-                f"UPDATE blocks SET state = 'here', bytes = ?, last_use = ? WHERE {_NAME}",
-                [(n_bytes, use, *_row(block.name)) for block, n_bytes in blocks],
-            )
-            run.executemany(
-                "INSERT OR IGNORE INTO users VALUES (?, ?)",
-                [(block.name.key, agent_id) for block, _ in blocks],
-            )
+            self._enter_agent(run, {block.namespace for block, _ in blocks}, agent_id, now)
+            keys = [self._veil.key(block.name.key) for block, _ in blocks]
+            self._enter_users(run, keys, agent_id)
 
     def adopt(self, block: NewBlock, n_bytes: int) -> None:
         """A whole file that nobody who runs has written: it is here, and goes first."""
-        with self._transaction() as run:
+        with self.database.transaction() as run:
+            self._enter_nodes(run, [block])
+            row = self._row(block, n_bytes)
             run.execute(
-                "INSERT OR IGNORE INTO nodes VALUES (?, ?, ?, ?)",
-                (block.name.key, block.namespace, block.parent, block.tokens.tobytes()),
+                _COMES.replace("INSERT", "INSERT OR IGNORE")
+                + " VALUES (?, ?, ?, ?, ?, ?, ?, 'here', ?)",
+                (*row, self._owner),
             )
             run.execute(
-                "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?, 'here', ?, 0)",
-                (*_row(block.name), n_bytes, block.is_bounded, self._owner),
-            )
-            run.execute(
-                f"UPDATE blocks SET state = 'here', bytes = ? WHERE {_NAME} AND state = 'coming'",
-                (n_bytes, *_row(block.name)),
+                "UPDATE blocks SET state = 'here', bytes = ? WHERE file = ? AND state = 'coming'",
+                (n_bytes, row[0]),
             )
 
-    # Staying and leaving -----------------------------------------------------------------------
+    def _row(self, block: NewBlock, n_bytes: int) -> tuple[str, bytes, str, int, int, int, bool]:
+        name, key = block.name, self._veil.key(block.name.key)
+        file = self._veil.file(name)
+        return file, key, name.group, name.lo, name.hi, n_bytes, block.is_bounded
 
-    def used(self, keys: Sequence[bytes], agent_id: str) -> None:
+    def _enter_nodes(self, run: sqlite3.Cursor, blocks: Sequence[NewBlock]) -> None:
+        key, seal = self._veil.key, self._veil.seal
+        run.executemany(
+            "INSERT OR IGNORE INTO nodes VALUES (?, ?, ?, ?, ?)",
+            [
+                (
+                    key(block.name.key),
+                    key(block.namespace),
+                    key(block.parent),
+                    seal(block.tokens.tobytes()),
+                    len(block.tokens) == BLOCK_TOKENS,
+                )
+                for block in blocks
+            ],
+        )
+
+    def _enter_agent(
+        self, run: sqlite3.Cursor, namespaces: set[bytes], agent_id: str, now: int
+    ) -> None:
+        label = self._veil.seal(agent_id.encode())
+        for namespace in namespaces:
+            run.execute(
+                "INSERT INTO agents (namespace, agent, label, used_at) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET used_at = max(used_at, excluded.used_at)",
+                (self._veil.key(namespace), self._veil.agent(agent_id), label, now),
+            )
+
+    def _enter_users(self, run: sqlite3.Cursor, keys: Sequence[bytes], agent_id: str) -> None:
+        agent = self._veil.agent(agent_id)
+        run.executemany(
+            "INSERT OR IGNORE INTO users SELECT key, ? FROM nodes WHERE key = ?",
+            [(agent, key) for key in keys],
+        )
+        run.executemany(_STAND, [(key, key) for key in keys])
+
+    # Staying -----------------------------------------------------------------------------------
+
+    def used(self, namespace: bytes, keys: Sequence[bytes], agent_id: str, now: int) -> None:
         """What is here of these token blocks was used: it goes last, the tail before the head."""
-        with self._transaction() as run:
+        with self.database.transaction() as run:
             use = _next_use(run)
+            hidden = [self._veil.key(key) for key in keys]
             run.executemany(
-                "UPDATE blocks SET last_use = ? WHERE key = ?", [(use, key) for key in keys]
+                "UPDATE blocks SET last_use = ?, used_at = ?, uses = uses + 1 WHERE key = ?",
+                [(use, now, key) for key in hidden],
             )
-            run.executemany(
-                "INSERT OR IGNORE INTO users SELECT key, ? FROM nodes WHERE key = ?",
-                [(agent_id, key) for key in keys],
-            )
+            self._enter_agent(run, {namespace}, agent_id, now)
+            self._enter_users(run, hidden, agent_id)
 
-    def choose(self, n_bytes: int) -> list[BlockName]:
+    def regard(
+        self,
+        namespace: bytes,
+        agent_id: str,
+        *,
+        hint: Hint | None = None,
+        priority: Priority | None = None,
+        is_pinned: bool | None = None,
+    ) -> None:
+        """How an agent's blocks stand from now on; None leaves that as it was."""
+        who = self._veil.key(namespace), self._veil.agent(agent_id)
+        with self.database.transaction() as run:
+            self._enter_agent(run, {namespace}, agent_id, 0)
+            where = " WHERE namespace = ? AND agent = ?"
+            if hint is not None:
+                run.execute("UPDATE agents SET is_ended = ?" + where, (hint == "ended", *who))
+            if priority is not None:
+                value = _PRIORITIES[priority]
+                run.execute("UPDATE agents SET priority = ?" + where, (value, *who))
+            if is_pinned:
+                run.execute("INSERT OR IGNORE INTO pins VALUES (?, ?, ?)", (*who, self._owner))
+            elif is_pinned is not None:
+                run.execute("DELETE FROM pins" + where + " AND owner = ?", (*who, self._owner))
+            self._restand(run, who[1])
+
+    def unpin_dead(self, running: Sequence[str]) -> None:
+        """A pin ends with the process that made it."""
+        with self.database.transaction() as run:
+            for agent, owner in run.execute("SELECT agent, owner FROM pins").fetchall():
+                if owner not in running:
+                    run.execute("DELETE FROM pins WHERE owner = ?", (owner,))
+                    self._restand(run, agent)
+
+    def _restand(self, run: sqlite3.Cursor, agent: bytes) -> None:
+        keys = run.execute("SELECT key FROM users WHERE agent = ?", (agent,)).fetchall()
+        run.executemany(_STAND, [(key, key) for (key,) in keys])
+
+    # Leaving -----------------------------------------------------------------------------------
+
+    def choose(self, n_bytes: int, order: EvictionOrder = "lru") -> list[str]:
         """Blocks that go next, of at least so many bytes where there are: they leave from now on.
 
-        The least recently used go first, and nothing goes before what can be reached through it
-        alone: an unbounded block leaves with all that is stored of its token block, and when
-        nothing is stored behind it.
+        The least recently used of the lowest standing go first, and nothing goes before what can be
+        reached through it alone: an unbounded block leaves with all that is stored of its token
+        block, and when nothing is stored behind it.
         """
-        with self._transaction() as run:
-            chosen: list[BlockName] = []
+        index, standing = _ORDERS[order]
+        with self.database.transaction() as run:
+            chosen: list[str] = []
             gone = 0
             while gone < n_bytes:
                 row = run.execute(
-                    "SELECT key, layer_group, lo, hi, bytes, is_bounded FROM blocks b"
-                    " INDEXED BY blocks_by_use"  # SQLite would sort all rows
-                    " WHERE state = 'here' AND (is_bounded OR NOT EXISTS ("
+                    "SELECT file, bytes, key, is_bounded FROM blocks b"
+                    f" INDEXED BY {index}"  # SQLite would sort all rows
+                    f" WHERE state = 'here' AND standing < {PINNED}"
+                    " AND (is_bounded OR NOT EXISTS ("
                     "   SELECT 1 FROM nodes c JOIN blocks d ON d.key = c.key AND d.state = 'here'"
                     "   WHERE c.parent = b.key))"
-                    " ORDER BY last_use, lo DESC LIMIT 1"
+                    f" ORDER BY {standing}, last_use, lo DESC LIMIT 1"
                 ).fetchone()
                 if row is None:
                     break
-                rows = [row[:5]]
-                if not row[5]:
-                    rows = run.execute(
-                        "SELECT key, layer_group, lo, hi, bytes FROM blocks"
-                        " WHERE key = ? AND state = 'here'",
-                        row[:1],
-                    ).fetchall()
-                for leaving in rows:
-                    run.execute(
-                        f"UPDATE blocks SET state = 'leaving', owner = ? WHERE {_NAME}",
-                        (self._owner, *leaving[:4]),
-                    )
-                    chosen.append(_name(leaving[:4]))
-                    gone += int(leaving[4])
+                rows = [row[:2]]
+                if not row[3]:
+                    together = "SELECT file, bytes FROM blocks WHERE key = ? AND state = 'here'"
+                    rows = run.execute(together, (row[2],)).fetchall()
+                for file, size in rows:
+                    run.execute(_LEAVES, (self._owner, file))
+                    chosen.append(file)
+                    gone += int(size)
         return chosen
 
-    def leave(self, names: Sequence[BlockName]) -> list[BlockName]:
+    def leave(self, files: Sequence[str]) -> list[str]:
         """Those of these that are here leave from now on, wherever they are in the order."""
-        leave = (
-            "UPDATE blocks SET state = 'leaving', owner = ?"
-            f" WHERE {_NAME} AND state = 'here' RETURNING 1"
-        )
-        with self._transaction() as run:
+        with self.database.transaction() as run:
             return [
-                name
-                for name in names
-                if run.execute(leave, (self._owner, *_row(name))).fetchone() is not None
+                file
+                for file in files
+                if run.execute(_LEAVES + " RETURNING 1", (self._owner, file)).fetchone()
             ]
 
-    def left(self, names: Sequence[BlockName]) -> None:
+    def left(self, files: Sequence[str]) -> None:
         """The files of these have gone; so do token blocks of which nothing is left."""
-        with self._transaction() as run:
-            run.executemany(f"DELETE FROM blocks WHERE {_NAME}", [_row(name) for name in names])
-            for key in {name.key for name in names}:
-                is_left = run.execute("SELECT 1 FROM blocks WHERE key = ? LIMIT 1", (key,))
+        with self.database.transaction() as run:
+            keys = set()
+            for file in files:
+                row = run.execute("DELETE FROM blocks WHERE file = ? RETURNING key", (file,))
+                keys |= set(row.fetchall())
+            for key in keys:
+                is_left = run.execute("SELECT 1 FROM blocks WHERE key = ? LIMIT 1", key)
                 if is_left.fetchone() is None:
-                    run.execute("DELETE FROM nodes WHERE key = ?", (key,))
-                    run.execute("DELETE FROM users WHERE key = ?", (key,))
+                    run.execute("DELETE FROM nodes WHERE key = ?", key)
+                    run.execute("DELETE FROM users WHERE key = ?", key)
 
-    def only_of(self, namespace: bytes, agent_id: str) -> list[BlockName]:
+    def older_than(self, time: int) -> list[str]:
+        """The blocks that nobody has used since; pinned ones are kept."""
+        where = f" AND used_at < ? AND standing < {PINNED}"
+        return [str(file) for (file,) in self.database.read(_HERE + where, (time,))]
+
+    def only_of(self, namespace: bytes, agent_id: str) -> list[str]:
         """The blocks that only this agent has used, and that it wants no more: its name goes."""
-        with self._transaction() as run:
-            mine = "SELECT key FROM users WHERE agent = ?"
+        who = self._veil.key(namespace), self._veil.agent(agent_id)
+        with self.database.transaction() as run:
             rows = run.execute(
-                "SELECT b.key, layer_group, lo, hi FROM blocks b JOIN nodes n USING (key)"
-                f" WHERE namespace = ? AND state = 'here' AND b.key IN ({mine}) AND NOT EXISTS"
-                " (SELECT 1 FROM users u WHERE u.key = b.key AND u.agent != ?)",
-                (namespace, agent_id, agent_id),
+                "SELECT b.file FROM blocks b JOIN nodes n USING (key) WHERE namespace = ?"
+                " AND state = 'here' AND b.key IN (SELECT key FROM users WHERE agent = ?)"
+                " AND NOT EXISTS (SELECT 1 FROM users u WHERE u.key = b.key AND u.agent != ?)",
+                (*who, who[1]),
             ).fetchall()
             run.execute(
                 "DELETE FROM users WHERE agent = ? AND key IN"
                 " (SELECT key FROM nodes WHERE namespace = ?)",
-                (agent_id, namespace),
+                (who[1], who[0]),
             )
-        return [_name(row) for row in rows]
+            for table in ("agents", "pins"):
+                run.execute(f"DELETE FROM {table} WHERE namespace = ? AND agent = ?", who)
+        return [str(file) for (file,) in rows]
+
+
+_HERE = "SELECT file FROM blocks WHERE state = 'here'"
+_COMES = "INSERT INTO blocks (file, key, layer_group, lo, hi, bytes, is_bounded, state, owner)"
+_LEAVES = "UPDATE blocks SET state = 'leaving', owner = ? WHERE file = ? AND state = 'here'"
+_STAND = (
+    "UPDATE blocks SET standing ="
+    f" coalesce((SELECT standing FROM standings WHERE key = ?), {NORMAL}) WHERE key = ?"
+)
+
+
+def _count(run: sqlite3.Cursor, name: str) -> int:
+    return int(run.execute("SELECT value FROM counts WHERE name = ?", (name,)).fetchone()[0])
+
+
+def _written(run: sqlite3.Cursor, now: int) -> int:
+    """Bytes that were written today; another day, also an earlier one, begins at 0."""
+    today = now // _DAY_SECONDS
+    if _count(run, "day") != today:
+        run.execute("UPDATE counts SET value = ? WHERE name = 'day'", (today,))
+        run.execute("UPDATE counts SET value = 0 WHERE name = 'written'")
+    return _count(run, "written")
 
 
 def _next_use(run: sqlite3.Cursor) -> int:
     run.execute("UPDATE counts SET value = value + 1 WHERE name = 'uses'")
-    return int(run.execute("SELECT value FROM counts WHERE name = 'uses'").fetchone()[0])
-
-
-def _row(name: BlockName) -> tuple[bytes, str, int, int]:
-    return name.key, name.group, name.lo, name.hi
-
-
-def _name(row: Sequence[object]) -> BlockName:
-    key, group, lo, hi = row
-    return BlockName(_bytes(key), str(group), _int(lo), _int(hi))
-
-
-def _tokens(packed: bytes) -> TokenIds:
-    return TokenIds(memoryview(packed).cast("q"))
+    return _count(run, "uses")
 
 
 def _bytes(value: object) -> bytes:
@@ -388,19 +409,3 @@ def _bytes(value: object) -> bytes:
 def _int(value: object) -> int:
     assert isinstance(value, int)
     return value
-
-
-def _in_parts(values: Iterable[bytes]) -> Iterator[list[bytes]]:
-    every = list(dict.fromkeys(values))
-    for at in range(0, len(every), _MANY):
-        yield every[at : at + _MANY]
-
-
-def _statements(script: str) -> Iterator[str]:
-    """The statements of a script; `executescript` would end the transaction."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""

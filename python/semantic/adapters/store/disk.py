@@ -9,12 +9,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from semantic.adapters.store.block_file import described, is_block, most_bytes, written
-from semantic.adapters.store.catalogue import Catalogue, CatalogueDamagedError
+from semantic.adapters.store.catalogue import Catalogue
+from semantic.adapters.store.catalogued import CataloguedStore
+from semantic.adapters.store.database import CatalogueDamagedError
+from semantic.adapters.store.limits import Limits
 from semantic.adapters.store.owners import Owners
+from semantic.adapters.store.sealing import check_key
+from semantic.adapters.store.veil import Veil
 from semantic.domain._check import whole_number
 from semantic.domain.block_bytes import TensorBytes
 from semantic.domain.errors import (
@@ -23,7 +29,8 @@ from semantic.domain.errors import (
     PoolConfigurationError,
 )
 from semantic.domain.native import BlockFolder, TokenIds
-from semantic.domain.stored import BlockName, NewBlock, StoredNode
+from semantic.domain.policy import EvictionPolicy
+from semantic.domain.stored import BlockName, NewBlock
 
 __all__ = ["DiskStore"]
 
@@ -35,7 +42,7 @@ _ASIDE_PART = 16
 """What was set aside may take this part of the limit."""
 
 
-class DiskStore:
+class DiskStore(CataloguedStore):
     """Sealed blocks in a folder, for its owner alone; see `BlockStore` for what it can do.
 
     Several processes may use one folder at once, on one machine.
@@ -44,10 +51,19 @@ class DiskStore:
         path: The folder, made when it is not there.
         max_bytes: The most that all files of blocks may take, those on their way included.
         free_floor_bytes: What writing leaves free on the disk.
+        daily_write_bytes: The most that is written in a day, UTC, for disks that wear; None: any
+            number.
+        min_reuse: Of how many turns a token block has to be a part before it is written: 2 writes
+            nothing of a conversation that never comes back.
+        policy: What goes first, "lru" or "scan_resistant", and when it goes even if there is room;
+            None: tail-first least recently used.
+        key: 32 bytes that seal all files, tokens and names; None leaves them readable. A folder is
+            sealed with one key or not at all.
+        now: Seconds since 1970, for tests.
 
     Raises:
         CachePersistenceError: The folder cannot be used.
-        PoolConfigurationError: Limits that cannot be.
+        PoolConfigurationError: Limits that cannot be, or another key than the folder's.
     """
 
     def __init__(
@@ -56,158 +72,131 @@ class DiskStore:
         max_bytes: int = 64 << 30,
         *,
         free_floor_bytes: int = 1 << 30,
+        daily_write_bytes: int | None = None,
+        min_reuse: int = 1,
+        policy: EvictionPolicy | None = None,
+        key: bytes | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
+        limits = Limits(max_bytes, daily_write_bytes, min_reuse, policy or EvictionPolicy())
         self.path = Path(path).expanduser()
-        self.max_bytes = whole_number(max_bytes, "max_bytes", PoolConfigurationError, at_least=1)
         self._free_floor = whole_number(
             free_floor_bytes, "free_floor_bytes", PoolConfigurationError
         )
         self._closed = False
+        veil = Veil(key)
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._owners = Owners(self.path / "owners")
         except OSError as error:
             raise _refused(self.path, error) from error
         try:
-            self._folder = BlockFolder(self.path, self._owners.name)
-            self._catalogue = self._open_catalogue()
+            with self._owners.alone():
+                check_key(self.path, veil)
+            self.folder = BlockFolder(self.path, self._owners.name, veil.secret)
+            super().__init__(self._open_catalogue(veil), veil, limits, now)
+        except OSError as error:
+            self._owners.close()
+            raise _refused(self.path, error) from error
         except BaseException:
             self._owners.close()
             raise
         try:
-            self._recover()
+            self.recover()
         except BaseException:
             self.close()
             raise
 
     # Opening -----------------------------------------------------------------------------------
 
-    def _open_catalogue(self) -> Catalogue:
+    def _open_catalogue(self, veil: Veil) -> Catalogue:
         path = self.path / _CATALOGUE
         try:
-            return Catalogue(path, self._owners.name)
-        except OSError as error:
-            raise _refused(path, error) from error
+            return Catalogue(path, self._owners.name, veil)
         except CatalogueDamagedError as error:
             _log.warning("%s is made again from the blocks: %s", path, error)
         for file in self.path.glob(f"{_CATALOGUE}*"):
             file.unlink(missing_ok=True)
-        return Catalogue(path, self._owners.name)
+        return Catalogue(path, self._owners.name, veil)
 
-    def _recover(self) -> None:
+    def recover(self) -> None:
         """Finish what killed processes have left, and make files and catalogue agree.
 
         One process at a time: what one of them has finished, the next one must not finish again.
         """
         with self._owners.alone():
             running = self._owners.running()
-            known = self._catalogue.names()
-            on_their_way = self._catalogue.on_their_way()
-            files = set(self._folder.names())
-            self._folder.clean(running)
-            left = [(name, state) for name, state, owner in on_their_way if owner not in running]
-            self._remove([name for name, state in left if state == "leaving"])
-            coming = [name for name, state in left if state == "coming"]
-            self._catalogue.left([name for name in coming if str(name) not in files])
-            lost = [name for name in known if str(name) not in files]
-            self._remove(self._catalogue.leave(lost))
-            busy = {str(name) for name, _, _ in on_their_way} - {str(name) for name in coming}
-            for text in files - busy - {str(name) for name in known}:
-                self._enter(text)
-            self._remove(self._catalogue.choose(self._catalogue.totals()[1] - self.max_bytes))
+            known = self.catalogue.files()
+            on_their_way = self.catalogue.on_their_way()
+            files = set(self.folder.names())
+            self.folder.clean(running)
+            self.catalogue.unpin_dead(running)
+            left = [(file, state) for file, state, owner in on_their_way if owner not in running]
+            self._remove([file for file, state in left if state == "leaving"])
+            coming = [file for file, state in left if state == "coming"]
+            self.catalogue.left([file for file in coming if file not in files])
+            self._remove(self.catalogue.leave(list(known - files)))
+            busy = {file for file, _, _ in on_their_way} - set(coming)
+            for file in files - busy - known:
+                self._enter(file)
+            self.expire()
+            self.shrink(self.catalogue.totals()[1] - self.limits.max_bytes)
 
-    def _enter(self, text: str) -> None:
+    def _enter(self, file: str) -> None:
         """Enter a file that the catalogue does not know, or not yet."""
-        name = BlockName.parse(text)
-        if name is None or str(name) != text:
-            _log.warning("%s: %s is no block, and is left alone", self.path, text)
+        name = BlockName.parse(file)
+        if name is None or str(name) != file:
+            _log.warning("%s: %s is no block, and is left alone", self.path, file)
             return
         try:
-            file = self._folder.open(text)
-            block = None if file is None else described(file, name)
+            opened = self.folder.open(file)
+            block = None if opened is None else described(opened)
         except CacheCorruptionError as error:
             _log.warning("set aside: %s", error)
-            file = block = None
-        if file is not None and block is not None:
-            self._catalogue.adopt(block, file.n_bytes)
+            opened = block = None
+        if opened is not None and block is not None and self._veil.file(block.name) == file:
+            self.catalogue.adopt(block, opened.n_bytes)
         else:
-            self._folder.set_aside(text)
-            self._catalogue.left([name])
+            self.folder.set_aside(file)
+            self.catalogue.left([file])
 
-    # Finding -----------------------------------------------------------------------------------
+    # Files -------------------------------------------------------------------------------------
 
-    def path_of(self, namespace: bytes, keys: Sequence[bytes]) -> list[list[StoredNode]]:
-        """What is stored along a prompt; see `BlockStore.path_of`."""
-        exact = self._catalogue.nodes(keys)
-        parents = [namespace, *keys]
-        depth = next((n for n, key in enumerate(keys) if key not in exact), len(keys))
-        # Ends lie in partial blocks; where the prompts part, a full one may begin alike.
-        beside = self._catalogue.behind(parents, partial=True)
-        beside += self._catalogue.behind(parents[depth : depth + 1], partial=False)
-        path: list[list[StoredNode]] = [[] for _ in parents]
-        place = {parent: n for n, parent in enumerate(parents)}
-        for node in {node.key: node for node in (*exact.values(), *beside)}.values():
-            if node.parent in place:
-                path[place[node.parent]].append(node)
-        return path
+    def _write(self, blocks: Sequence[tuple[str, NewBlock]]) -> list[int]:
+        return self.folder.write([written(file, block) for file, block in blocks])
 
-    def read(
-        self, name: BlockName, tokens: TokenIds, memory: Sequence[tuple[TensorBytes, memoryview]]
+    def _read(
+        self,
+        file: str,
+        name: BlockName,
+        tokens: TokenIds,
+        memory: Sequence[tuple[TensorBytes, memoryview]],
     ) -> bool:
-        """Read a block into fresh memory; see `BlockStore.read`."""
-        try:
-            file = self._folder.open(str(name))
-            if file is None:
-                self._remove(self._catalogue.leave([name]))
-                return False
-            if not is_block(file, name, tokens, [tensor for tensor, _ in memory]):
-                raise CacheCorruptionError(f"{name} holds another block than its name says")
-            places = {tensor.name: (buffer, tensor.rows) for tensor, buffer in memory}
-            file.read_into([places[tensor] for tensor, _, _ in file.tensors])
-        except CacheCorruptionError as error:
-            _log.warning("set aside: %s", error)
-            if self._catalogue.leave([name]):
-                self._folder.set_aside(str(name))
-                self._catalogue.left([name])
+        opened = self.folder.open(file)
+        if opened is None:
             return False
+        if not is_block(opened, name, tokens, [tensor for tensor, _ in memory]):
+            raise CacheCorruptionError(f"{file} holds another block than its name says")
+        places = {tensor.name: (buffer, tensor.rows) for tensor, buffer in memory}
+        opened.read_into([places[tensor] for tensor, _, _ in opened.tensors])
         return True
 
-    def used(self, keys: Sequence[bytes], agent_id: str) -> None:
-        """An agent uses these token blocks; see `BlockStore.used`."""
-        self._catalogue.used(keys, agent_id)
+    def _remove_file(self, file: str) -> None:
+        self.folder.remove(file)
 
-    def stats(self) -> Mapping[str, int]:
-        """Blocks and bytes that are stored, and the limit."""
-        blocks, n_bytes = self._catalogue.totals()
-        return {"blocks": blocks, "bytes": n_bytes, "max_bytes": self.max_bytes}
+    def _set_aside(self, file: str) -> None:
+        self.folder.set_aside(file)
 
-    # Writing -----------------------------------------------------------------------------------
+    def _most_bytes(self, block: NewBlock) -> int:
+        return most_bytes(block)
 
-    def put(self, blocks: Sequence[NewBlock], agent_id: str) -> int:
-        """Store blocks; see `BlockStore.put`."""
-        sizes = [(block, most_bytes(block)) for block in blocks]
-        self._check_disk(sum(n_bytes for _, n_bytes in sizes))
-        limit = self.max_bytes - self._bytes_aside()
-        new, short = self._catalogue.reserve(sizes, limit)
-        while short:
-            victims = self._catalogue.choose(short)
-            if not victims:
-                raise CachePersistenceError(f"{self.path}: {short} bytes more than may be stored")
-            self._remove(victims)
-            new, short = self._catalogue.reserve(sizes, limit)
-        try:
-            n_bytes = self._folder.write([written(block) for block in new])
-        except BaseException:
-            # What got its name before the rest was refused is no block of ours. What cannot be
-            # removed now stays reserved until this process has ended.
-            with contextlib.suppress(CachePersistenceError):
-                self._remove([block.name for block in new])
-            raise
-        self._catalogue.arrived(list(zip(new, n_bytes, strict=True)), agent_id)
-        return len(new)
+    # Limits ------------------------------------------------------------------------------------
 
-    def _bytes_aside(self) -> int:
-        """Bytes of what was set aside, of which a little is kept to be looked at."""
+    def _room(self) -> int:
+        return self.limits.max_bytes - self.bytes_aside(self.limits.max_bytes // _ASIDE_PART)
+
+    def bytes_aside(self, most: int) -> int:
+        """Bytes of what was set aside, of which so many are kept to be looked at."""
         found = []
         for file in (self.path / "aside").iterdir():
             with contextlib.suppress(FileNotFoundError):  # another process may be faster
@@ -215,13 +204,13 @@ class DiskStore:
                 found.append((status.st_mtime, status.st_size, file))
         n_bytes = sum(size for _, size, _ in found)
         for _, size, file in sorted(found):
-            if n_bytes <= self.max_bytes // _ASIDE_PART:
+            if n_bytes <= most:
                 break
             file.unlink(missing_ok=True)
             n_bytes -= size
         return n_bytes
 
-    def _check_disk(self, n_bytes: int) -> None:
+    def _check_room(self, n_bytes: int) -> None:
         try:
             free = os.statvfs(self.path)
         except OSError as error:
@@ -232,23 +221,11 @@ class DiskStore:
                 f" {self._free_floor} free"
             )
 
-    def _remove(self, names: Sequence[BlockName]) -> None:
-        """Remove files of blocks that are known to leave, and then their rows."""
-        for name in names:
-            self._folder.remove(str(name))
-        self._catalogue.left(names)
-
-    def forget(self, namespace: bytes, agent_id: str) -> int:
-        """Remove what only this agent has used; see `BlockStore.forget`."""
-        names = self._catalogue.leave(self._catalogue.only_of(namespace, agent_id))
-        self._remove(names)
-        return len(names)
-
     def close(self) -> None:
         """Let go of the store. Idempotent."""
         if not self._closed:
             self._closed = True
-            self._catalogue.close()
+            super().close()
             self._owners.close()
 
 

@@ -190,7 +190,7 @@ impl Files for Power {
         if half { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
-    fn sync(&self, file: &Open) -> io::Result<()> {
+    fn sync(&self, file: &mut Open) -> io::Result<()> {
         let (mut world, _) = self.step()?;
         let content = &mut world.contents[file.content];
         content.synced = Some(content.now.clone());

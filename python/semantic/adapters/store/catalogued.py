@@ -1,0 +1,225 @@
+"""A store as its catalogue and its files make it, wherever these are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+
+from semantic.adapters.store.catalogue import Catalogue, ListedNode, Room
+from semantic.adapters.store.limits import Limits, Reuse
+from semantic.adapters.store.veil import Veil
+from semantic.domain.block_bytes import TensorBytes
+from semantic.domain.errors import CacheCorruptionError, CachePersistenceError
+from semantic.domain.native import TokenIds
+from semantic.domain.policy import Hint, Priority
+from semantic.domain.stored import BlockName, NewBlock, StoredNode
+
+__all__ = ["CataloguedStore"]
+
+_log = logging.getLogger("semantic")
+
+
+class CataloguedStore(ABC):
+    """What is the same for every store: see `BlockStore`.
+
+    Args:
+        catalogue: Which blocks there are.
+        veil: What the files are called.
+        limits: What the store may take and write.
+        now: Seconds since 1970.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, veil: Veil, limits: Limits, now: Callable[[], float] = time.time
+    ) -> None:
+        self.catalogue = catalogue
+        self.limits = limits
+        self._veil = veil
+        self._reuse = Reuse(limits.min_reuse)
+        self._now = now
+
+    # Files -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _write(self, blocks: Sequence[tuple[str, NewBlock]]) -> list[int]:
+        """Write files, each entirely or not at all; the bytes of each."""
+
+    @abstractmethod
+    def _read(
+        self,
+        file: str,
+        name: BlockName,
+        tokens: TokenIds,
+        memory: Sequence[tuple[TensorBytes, memoryview]],
+    ) -> bool:
+        """Read a file; False when it is not there.
+
+        Raises:
+            CacheCorruptionError: It is damaged, or another block.
+        """
+
+    @abstractmethod
+    def _remove_file(self, file: str) -> None:
+        """Remove a file, which need not be there."""
+
+    @abstractmethod
+    def _set_aside(self, file: str) -> None:
+        """Put a file where nobody takes it for a block."""
+
+    @abstractmethod
+    def _most_bytes(self, block: NewBlock) -> int:
+        """How large a file is at the most."""
+
+    def _room(self) -> int:
+        """Bytes that blocks may take."""
+        return self.limits.max_bytes
+
+    def _check_room(self, n_bytes: int) -> None:  # noqa: B027 (memory has none to check)
+        """Refuse to write so many bytes where the place for it is missing."""
+
+    # Finding -----------------------------------------------------------------------------------
+
+    def path_of(self, namespace: bytes, keys: Sequence[bytes]) -> list[list[StoredNode]]:
+        """What is stored along a prompt; see `BlockStore.path_of`."""
+        parents = [namespace, *keys]
+        hidden = [self._veil.key(parent) for parent in parents]
+        exact = self.catalogue.nodes(hidden[1:])
+        known = {node.key for node in exact}
+        depth = next((n for n, key in enumerate(hidden[1:]) if key not in known), len(keys))
+        # Ends lie in partial blocks; where the prompts part, a full one may begin alike.
+        beside = self.catalogue.behind(hidden, partial=True)
+        beside += self.catalogue.behind(hidden[depth : depth + 1], partial=False)
+        path: list[list[StoredNode]] = [[] for _ in parents]
+        place = {parent: n for n, parent in enumerate(hidden)}
+        for node in {node.key: node for node in (*exact, *beside)}.values():
+            if node.parent in place and node.tokens:
+                n = place[node.parent]
+                path[n].append(_stored(node, parents[n]))
+        return path
+
+    def read(
+        self, name: BlockName, tokens: TokenIds, memory: Sequence[tuple[TensorBytes, memoryview]]
+    ) -> bool:
+        """Read a block into fresh memory; see `BlockStore.read`."""
+        file = self._veil.file(name)
+        try:
+            is_read = self._read(file, name, tokens, memory)
+        except CacheCorruptionError as error:
+            self.reject(file, str(error))
+            return False
+        if not is_read:
+            self._remove(self.catalogue.leave([file]))
+        return is_read
+
+    def reject(self, file: str, why: str) -> None:
+        """A file is no block that can be used: it is put aside, and nobody finds it again."""
+        _log.warning("set aside: %s", why)
+        if self.catalogue.leave([file]):
+            self._set_aside(file)
+            self.catalogue.left([file])
+
+    def stats(self) -> Mapping[str, int]:
+        """Blocks and bytes that are stored, and the limit."""
+        blocks, n_bytes = self.catalogue.totals()
+        return {"blocks": blocks, "bytes": n_bytes, "max_bytes": self.limits.max_bytes}
+
+    # Staying -----------------------------------------------------------------------------------
+
+    def used(self, namespace: bytes, keys: Sequence[bytes], agent_id: str) -> None:
+        """An agent uses these token blocks; see `BlockStore.used`."""
+        self._reuse.used(keys)
+        self.catalogue.used(namespace, keys, agent_id, int(self._now()))
+
+    def regard(
+        self,
+        namespace: bytes,
+        agent_id: str,
+        *,
+        hint: Hint | None = None,
+        priority: Priority | None = None,
+        is_pinned: bool | None = None,
+    ) -> None:
+        """How an agent's blocks stand from now on; see `BlockStore.regard`."""
+        self.catalogue.regard(
+            namespace, agent_id, hint=hint, priority=priority, is_pinned=is_pinned
+        )
+
+    # Writing -----------------------------------------------------------------------------------
+
+    def put(self, blocks: Sequence[NewBlock], agent_id: str) -> int:
+        """Store blocks; see `BlockStore.put`."""
+        sizes = [(block, self._most_bytes(block)) for block in self._reuse.wanted(blocks)]
+        if not sizes:
+            return 0
+        self._check_room(sum(n_bytes for _, n_bytes in sizes))
+        self.expire()
+        new = self._reserve(sizes)
+        try:
+            n_bytes = self._write([(self._veil.file(block.name), block) for block in new])
+        except BaseException:
+            # What got its name before the rest was refused is no block of ours. What cannot be
+            # removed now stays reserved until this process has ended.
+            with contextlib.suppress(CachePersistenceError):
+                self._remove([self._veil.file(block.name) for block in new])
+            raise
+        arrived = list(zip(new, n_bytes, strict=True))
+        self.catalogue.arrived(arrived, agent_id, int(self._now()))
+        return len(new)
+
+    def _reserve(self, sizes: Sequence[tuple[NewBlock, int]]) -> list[NewBlock]:
+        room = Room(self._room(), self.limits.daily_write_bytes)
+        while True:
+            new, short = self.catalogue.reserve(sizes, room, int(self._now()))
+            if not short:
+                return new
+            if not self.shrink(short):
+                raise CachePersistenceError(f"{short} bytes more than may be stored")
+
+    def shrink(self, n_bytes: int) -> int:
+        """Remove what goes next, of at least so many bytes where there are; how many blocks."""
+        files = self.catalogue.choose(n_bytes, self.limits.policy.order)
+        self._remove(files)
+        return len(files)
+
+    def expire(self) -> int:
+        """Remove what nobody has used for the policy's time to live; how many blocks."""
+        time_to_live = self.limits.policy.time_to_live
+        return 0 if time_to_live is None else self.forget_older(time_to_live)
+
+    # Forgetting --------------------------------------------------------------------------------
+
+    def forget(self, namespace: bytes, agent_id: str) -> int:
+        """Remove what only this agent has used; see `BlockStore.forget`."""
+        return self.remove(self.catalogue.only_of(namespace, agent_id))
+
+    def forget_older(self, seconds: float) -> int:
+        """Remove what nobody has used for so long; how many blocks that were."""
+        return self.remove(self.catalogue.older_than(int(self._now() - seconds)))
+
+    def remove(self, files: Sequence[str]) -> int:
+        """Remove these, wherever they are in the order; how many of them were here."""
+        leaving = self.catalogue.leave(files)
+        self._remove(leaving)
+        if leaving:
+            self.catalogue.database.truncate()
+        return len(leaving)
+
+    def _remove(self, files: Sequence[str]) -> None:
+        """Remove files of blocks that are known to leave, and then their rows."""
+        for file in files:
+            self._remove_file(file)
+        self.catalogue.left(files)
+
+    def close(self) -> None:
+        """Let go of the store. Idempotent."""
+        self.catalogue.close()
+
+
+def _stored(node: ListedNode, parent: bytes) -> StoredNode:
+    """A token block by the names that its prompt gives it."""
+    (key,) = node.tokens.keys(parent)
+    blocks = tuple(BlockName(key, group, lo, hi) for group, lo, hi in node.blocks)
+    return StoredNode(key, parent, node.tokens, blocks)
