@@ -14,7 +14,7 @@ from semantic.cli.extras import missing_message
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS = ("plan", "inspect", "simulate", "serve", "demo")
+COMMANDS = ("plan", "inspect", "simulate", "serve", "store", "demo")
 """Modules of `semantic.cli`, each with `register(app)`, in the order of the help."""
 
 

@@ -6,13 +6,14 @@ the valid ones only. A state is written whole.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
 from semantic.domain.layer_group import BLOCK_TOKENS, LayerGroup
 from semantic.domain.tensor import DTYPE_BYTES, StateTensor, TokenTensor
 
-__all__ = ["TensorBytes", "tensors_of_block"]
+__all__ = ["TensorBytes", "tensor_of_file", "tensors_of_block"]
 
 _FILE_DTYPES = {
     "bool": "BOOL",
@@ -87,6 +88,15 @@ def tensors_of_block(group: LayerGroup, lo: int, hi: int) -> tuple[TensorBytes, 
         _state(group, tensor) if isinstance(tensor, StateTensor) else _rows(group, tensor, lo, hi)
         for tensor in group.rest_tensors
     )
+
+
+def tensor_of_file(name: str, file_dtype: str, shape: Sequence[int]) -> TensorBytes | None:
+    """A tensor as a file has it, valid rows only; None for an element type that is unknown."""
+    dtype = next((ours for ours, theirs in _FILE_DTYPES.items() if theirs == file_dtype), None)
+    if dtype is None:
+        return None
+    n_bytes = prod(shape) * DTYPE_BYTES[dtype]
+    return TensorBytes(name, dtype, tuple(shape), tuple(shape), 1, 1, 0, 1, n_bytes)
 
 
 def _state(group: LayerGroup, tensor: StateTensor) -> TensorBytes:

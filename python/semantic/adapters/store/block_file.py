@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from semantic.domain.block_bytes import TensorBytes
-from semantic.domain.errors import BlockValidationError
+from semantic.domain.block_bytes import TensorBytes, tensor_of_file
+from semantic.domain.errors import BlockValidationError, CacheCorruptionError
 from semantic.domain.native import BlockFile, TokenIds
 from semantic.domain.stored import BlockName, NewBlock
 
-__all__ = ["WrittenBlock", "described", "is_block", "most_bytes", "written"]
+__all__ = ["WrittenBlock", "described", "is_block", "memory_of", "most_bytes", "written"]
 
 _HEADER_BYTES = 2048
 _TENSOR_BYTES = 256
@@ -84,6 +84,21 @@ def described(file: BlockFile) -> NewBlock | None:
         return None
     is_bounded = said.get("is_bounded") == "true"
     return NewBlock(name, parent, namespace, tokens, said.get("layer_type", ""), is_bounded, ())
+
+
+def memory_of(file: BlockFile) -> list[tuple[TensorBytes, memoryview]]:
+    """Fresh memory for the tensors of a file, as they are there.
+
+    Raises:
+        CacheCorruptionError: Tensors that the file cannot hold.
+    """
+    tensors = []
+    for name, dtype, shape in file.tensors:
+        tensor = tensor_of_file(name, dtype, shape)
+        if tensor is None or tensor.file_bytes > file.n_bytes:
+            raise CacheCorruptionError(f"a tensor {name!r} of {dtype} and {shape} is not readable")
+        tensors.append((tensor, memoryview(bytearray(tensor.file_bytes))))
+    return tensors
 
 
 def _spelled(tokens: TokenIds) -> str:

@@ -99,7 +99,8 @@ class Catalogue:
 
     def behind(self, parents: Sequence[bytes], *, partial: bool) -> list[ListedNode]:
         """What is stored right behind these token blocks: all of it, or only partial blocks."""
-        return self._nodes("n.parent IN ({})" + (" AND NOT is_full" if partial else ""), parents)
+        full = f" AND n.n_tokens < {BLOCK_TOKENS}" if partial else ""
+        return self._nodes("n.parent IN ({})" + full, parents)
 
     def _nodes(self, where: str, values: Sequence[bytes]) -> list[ListedNode]:
         found: dict[bytes, tuple[bytes, bytes, list[tuple[str, int, int]]]] = {}
@@ -123,6 +124,10 @@ class Catalogue:
     def files(self) -> set[str]:
         """The files of the blocks that are here."""
         return {str(file) for (file,) in self.database.read(_HERE)}
+
+    def has(self, file: str) -> bool:
+        """Whether there is a row for this file, in whichever state."""
+        return bool(self.database.read("SELECT 1 FROM blocks WHERE file = ?", (file,)))
 
     def on_their_way(self) -> list[tuple[str, str, str]]:
         """The blocks that come or leave: file, state, and whose business that is."""
@@ -216,7 +221,7 @@ class Catalogue:
                     key(block.namespace),
                     key(block.parent),
                     seal(block.tokens.tobytes()),
-                    len(block.tokens) == BLOCK_TOKENS,
+                    len(block.tokens),
                 )
                 for block in blocks
             ],
@@ -353,6 +358,19 @@ class Catalogue:
         """The blocks that nobody has used since; pinned ones are kept."""
         where = f" AND used_at < ? AND standing < {PINNED}"
         return [str(file) for (file,) in self.database.read(_HERE + where, (time,))]
+
+    def drop_agent(self, agent_id: str, namespace: str = "") -> None:
+        """An agent wants nothing of namespaces whose names begin so, hexadecimal."""
+        values = self._veil.agent(agent_id), f"{namespace.lower()}%"
+        of = "agent = ? AND lower(hex(namespace)) LIKE ?"
+        with self.database.transaction() as run:
+            run.execute(
+                "DELETE FROM users WHERE agent = ? AND key IN"
+                " (SELECT key FROM nodes WHERE lower(hex(namespace)) LIKE ?)",
+                values,
+            )
+            for table in ("agents", "pins"):
+                run.execute(f"DELETE FROM {table} WHERE {of}", values)
 
     def only_of(self, namespace: bytes, agent_id: str) -> list[str]:
         """The blocks that only this agent has used, and that it wants no more: its name goes."""

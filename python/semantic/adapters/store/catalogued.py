@@ -37,9 +37,13 @@ class CataloguedStore(ABC):
     ) -> None:
         self.catalogue = catalogue
         self.limits = limits
-        self._veil = veil
+        self.veil = veil
         self._reuse = Reuse(limits.min_reuse)
         self._now = now
+
+    def file_of(self, name: BlockName) -> str:
+        """The name of a block's file, without the ending."""
+        return self.veil.file(name)
 
     # Files -------------------------------------------------------------------------------------
 
@@ -85,7 +89,7 @@ class CataloguedStore(ABC):
     def path_of(self, namespace: bytes, keys: Sequence[bytes]) -> list[list[StoredNode]]:
         """What is stored along a prompt; see `BlockStore.path_of`."""
         parents = [namespace, *keys]
-        hidden = [self._veil.key(parent) for parent in parents]
+        hidden = [self.veil.key(parent) for parent in parents]
         exact = self.catalogue.nodes(hidden[1:])
         known = {node.key for node in exact}
         depth = next((n for n, key in enumerate(hidden[1:]) if key not in known), len(keys))
@@ -104,7 +108,7 @@ class CataloguedStore(ABC):
         self, name: BlockName, tokens: TokenIds, memory: Sequence[tuple[TensorBytes, memoryview]]
     ) -> bool:
         """Read a block into fresh memory; see `BlockStore.read`."""
-        file = self._veil.file(name)
+        file = self.veil.file(name)
         try:
             is_read = self._read(file, name, tokens, memory)
         except CacheCorruptionError as error:
@@ -158,12 +162,12 @@ class CataloguedStore(ABC):
         self.expire()
         new = self._reserve(sizes)
         try:
-            n_bytes = self._write([(self._veil.file(block.name), block) for block in new])
+            n_bytes = self._write([(self.veil.file(block.name), block) for block in new])
         except BaseException:
             # What got its name before the rest was refused is no block of ours. What cannot be
             # removed now stays reserved until this process has ended.
             with contextlib.suppress(CachePersistenceError):
-                self._remove([self._veil.file(block.name) for block in new])
+                self._remove([self.veil.file(block.name) for block in new])
             raise
         arrived = list(zip(new, n_bytes, strict=True))
         self.catalogue.arrived(arrived, agent_id, int(self._now()))
@@ -197,7 +201,11 @@ class CataloguedStore(ABC):
 
     def forget_older(self, seconds: float) -> int:
         """Remove what nobody has used for so long; how many blocks that were."""
-        return self.remove(self.catalogue.older_than(int(self._now() - seconds)))
+        return self.remove(self.older_files(seconds))
+
+    def older_files(self, seconds: float) -> list[str]:
+        """The files that nobody has used for so long."""
+        return self.catalogue.older_than(int(self._now() - seconds))
 
     def remove(self, files: Sequence[str]) -> int:
         """Remove these, wherever they are in the order; how many of them were here."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,6 +58,8 @@ class DiskStore(CataloguedStore):
             nothing of a conversation that never comes back.
         policy: What goes first, "lru" or "scan_resistant", and when it goes even if there is room;
             None: tail-first least recently used.
+        repair: Finish what killed processes have left, and make files and catalogue agree; else
+            the folder has to be there, and stays as it is.
         key: 32 bytes that seal all files, tokens and names; None leaves them readable. A folder is
             sealed with one key or not at all.
         now: Seconds since 1970, for tests.
@@ -76,6 +79,7 @@ class DiskStore(CataloguedStore):
         min_reuse: int = 1,
         policy: EvictionPolicy | None = None,
         key: bytes | None = None,
+        repair: bool = True,
         now: Callable[[], float] = time.time,
     ) -> None:
         limits = Limits(max_bytes, daily_write_bytes, min_reuse, policy or EvictionPolicy())
@@ -86,7 +90,10 @@ class DiskStore(CataloguedStore):
         self._closed = False
         veil = Veil(key)
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if repair:
+                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            elif not (self.path / "blocks").is_dir():
+                raise CachePersistenceError(f"{self.path}: there is no store")
             self._owners = Owners(self.path / "owners")
         except OSError as error:
             raise _refused(self.path, error) from error
@@ -102,7 +109,8 @@ class DiskStore(CataloguedStore):
             self._owners.close()
             raise
         try:
-            self.recover()
+            if repair:
+                self.recover()
         except BaseException:
             self.close()
             raise
@@ -142,6 +150,14 @@ class DiskStore(CataloguedStore):
             self.expire()
             self.shrink(self.catalogue.totals()[1] - self.limits.max_bytes)
 
+    def running(self) -> list[str]:
+        """The processes that use the folder, this one among them."""
+        return self._owners.running()
+
+    def clear_aside(self) -> int:
+        """Remove what was set aside; how many bytes that were."""
+        return self.bytes_aside(sys.maxsize) - self.bytes_aside(0)
+
     def _enter(self, file: str) -> None:
         """Enter a file that the catalogue does not know, or not yet."""
         name = BlockName.parse(file)
@@ -154,7 +170,7 @@ class DiskStore(CataloguedStore):
         except CacheCorruptionError as error:
             _log.warning("set aside: %s", error)
             opened = block = None
-        if opened is not None and block is not None and self._veil.file(block.name) == file:
+        if opened is not None and block is not None and self.file_of(block.name) == file:
             self.catalogue.adopt(block, opened.n_bytes)
         else:
             self.folder.set_aside(file)

@@ -19,9 +19,9 @@ CREATE TABLE nodes (
     namespace BLOB NOT NULL,
     parent BLOB NOT NULL,
     tokens BLOB NOT NULL,
-    is_full INTEGER NOT NULL
+    n_tokens INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX nodes_by_parent ON nodes (parent, is_full);
+CREATE INDEX nodes_by_parent ON nodes (parent, n_tokens);
 CREATE INDEX nodes_by_namespace ON nodes (namespace);
 CREATE TABLE blocks (
     file TEXT PRIMARY KEY,

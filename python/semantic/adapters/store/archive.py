@@ -1,0 +1,215 @@
+"""Stores as one file: blocks and who uses them, to be carried to another machine.
+
+A tar file with `manifest.json` and block files as `project/architecture/block-file-format.md` has
+them, never sealed: whoever receives it seals with a key of their own.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from semantic.adapters.store.block_file import described, memory_of, written
+from semantic.adapters.store.disk import DiskStore
+from semantic.adapters.store.listing import BlockRow
+from semantic.domain.errors import CacheCorruptionError, CachePersistenceError
+from semantic.domain.native import BlockFolder
+from semantic.domain.stored import BlockName, NewBlock
+
+__all__ = ["Exchanged", "export_blocks", "import_blocks"]
+
+_FORMAT = "semantic-store-archive"
+_VERSION = 1
+_MANIFEST = "manifest.json"
+_ENDING = ".safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """What was carried.
+
+    Args:
+        blocks: Blocks.
+        bytes: Bytes of their files.
+        known: Blocks that were there already.
+        bad: Names and faults of blocks that were left out.
+    """
+
+    blocks: int
+    bytes: int
+    known: int
+    bad: tuple[tuple[str, str], ...]
+
+
+Progress = Callable[[Sequence[Any]], Iterable[Any]]
+
+
+def export_blocks(
+    store: DiskStore, rows: Sequence[BlockRow], target: Path, progress: Progress = iter
+) -> Exchanged:
+    """Write blocks into one file, which is there entirely or not at all.
+
+    Args:
+        store: Where they are.
+        rows: The blocks, heads before tails.
+        target: The file; what is there is replaced.
+        progress: Shows how far it has come.
+
+    Raises:
+        CachePersistenceError: The system refuses.
+    """
+    bad, names = [], []
+    n_bytes = 0
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as room:
+            plain = BlockFolder(Path(room) / "plain", "export")
+            with tarfile.open(Path(room) / "archive", "w") as tar:
+                for row in progress(rows):
+                    try:
+                        block = _loaded(store.folder, row.file)
+                    except CacheCorruptionError as error:
+                        bad.append((row.file, str(error)))
+                        continue
+                    if block is None:
+                        continue  # another process has removed it
+                    name = str(block.name)
+                    (size,) = plain.write([written(name, block)])
+                    tar.add(_path(Path(room) / "plain", name), name + _ENDING, filter=_plain)
+                    plain.remove(name)
+                    names.append({"name": name, "agents": row.agents})
+                    n_bytes += size
+                _add_manifest(tar, names)
+            shutil.move(Path(room) / "archive", target)
+            target.chmod(0o600)
+    except OSError as error:
+        raise CachePersistenceError(f"{target}: {error.strerror}", errno=error.errno) from error
+    return Exchanged(len(names), n_bytes, 0, tuple(bad))
+
+
+def import_blocks(store: DiskStore, source: Path, progress: Progress = iter) -> Exchanged:
+    """Put the blocks of a file into a store, each verified before.
+
+    Args:
+        store: Where they go, within its limits.
+        source: What `export_blocks` has written.
+        progress: Shows how far it has come.
+
+    Raises:
+        CacheCorruptionError: The file is no archive, or of another version.
+        CachePersistenceError: The system refuses, or there is no room.
+    """
+    bad = []
+    blocks = known = n_bytes = 0
+    users: dict[tuple[bytes, str], list[bytes]] = {}
+    try:
+        with (
+            tarfile.open(source) as tar,
+            tempfile.TemporaryDirectory(dir=store.path, prefix=".import-") as room,
+        ):
+            folder = BlockFolder(room, "import")
+            for entry in progress(_manifest(tar, source)):
+                name, agents = entry["name"], entry["agents"] or [""]
+                try:
+                    block = _carried(tar, folder, Path(room), name)
+                except CacheCorruptionError as error:
+                    bad.append((name, str(error)))
+                    continue
+                if store.put([block], agents[0]):
+                    blocks += 1
+                    n_bytes += sum(memory.nbytes for _, memory in block.tensors)
+                else:
+                    known += 1
+                for agent in agents:
+                    users.setdefault((block.namespace, agent), []).append(block.name.key)
+    except tarfile.TarError as error:
+        raise CacheCorruptionError(f"{source} is no archive of a store: {error}") from error
+    except OSError as error:
+        raise CachePersistenceError(f"{source}: {error.strerror}", errno=error.errno) from error
+    for (namespace, agent), keys in users.items():
+        store.used(namespace, list(dict.fromkeys(keys)), agent)
+    return Exchanged(blocks, n_bytes, known, tuple(bad))
+
+
+def _add_manifest(tar: tarfile.TarFile, names: Sequence[dict[str, Any]]) -> None:
+    text = json.dumps({"format": _FORMAT, "version": _VERSION, "blocks": names}).encode()
+    info = tarfile.TarInfo(_MANIFEST)
+    info.size, info.mode = len(text), 0o600
+    tar.addfile(info, io.BytesIO(text))
+
+
+def _manifest(tar: tarfile.TarFile, source: Path) -> list[dict[str, Any]]:
+    try:
+        file = tar.extractfile(_MANIFEST)
+        said = json.load(file) if file is not None else {}
+        blocks = [
+            {"name": str(entry["name"]), "agents": [str(agent) for agent in entry["agents"]]}
+            for entry in said["blocks"]
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CacheCorruptionError(f"{source} is no archive of a store") from error
+    if (said.get("format"), said.get("version")) != (_FORMAT, _VERSION):
+        raise CacheCorruptionError(f"{source} is of another version than {_VERSION}")
+    return blocks
+
+
+def _carried(tar: tarfile.TarFile, folder: BlockFolder, room: Path, name: str) -> NewBlock:
+    """A block of the archive, verified."""
+    parsed = BlockName.parse(name)
+    if parsed is None or str(parsed) != name:
+        raise CacheCorruptionError(f"{name!r} names no block")
+    try:
+        member = tar.extractfile(name + _ENDING)
+    except KeyError:
+        member = None
+    if member is None:
+        raise CacheCorruptionError(f"{name}: it is not in the archive")
+    path = _path(room, name)
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as file:
+        shutil.copyfileobj(member, file)
+    try:
+        block = _loaded(folder, name)
+    finally:
+        path.unlink()
+    if block is None or block.name != parsed:
+        raise CacheCorruptionError(f"{name} holds another block than its name says")
+    return block
+
+
+def _loaded(folder: BlockFolder, file: str) -> NewBlock | None:
+    """A block with its tensors, in memory; None when it is not there."""
+    opened = folder.open(file)
+    if opened is None:
+        return None
+    block = described(opened)
+    if block is None:
+        raise CacheCorruptionError(f"{file} contradicts itself")
+    tensors = memory_of(opened)
+    opened.read_into([(memory, tensor.rows) for tensor, memory in tensors])
+    return NewBlock(
+        block.name,
+        block.parent,
+        block.namespace,
+        block.tokens,
+        block.layer_type,
+        block.is_bounded,
+        tensors,
+    )
+
+
+def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Nothing of whose file it was."""
+    info.uid = info.gid = info.mtime = 0
+    info.uname = info.gname = ""
+    return info
+
+
+def _path(root: Path, name: str) -> Path:
+    return root / "blocks" / name[:2] / (name + _ENDING)

@@ -1,0 +1,195 @@
+"""What a store holds, for its owner to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from semantic.adapters.store.catalogue import Catalogue
+from semantic.adapters.store.schema import PINNED
+from semantic.adapters.store.veil import Veil
+
+__all__ = ["AgentRow", "BlockRow", "Listing"]
+
+_STANDINGS = ("ended", "low", "normal", "high", "pinned")
+
+_BLOCKS = (
+    "SELECT b.file, b.key, hex(n.namespace), b.layer_group, b.lo, b.hi, n.n_tokens, b.bytes,"
+    " b.standing, b.used_at FROM blocks b JOIN nodes n USING (key) WHERE b.state = 'here'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRow:
+    """What is stored of an agent.
+
+    Args:
+        agent: Its name; empty for blocks that nobody is known to use.
+        namespace: The namespace, hexadecimal, as the disk sees it.
+        tokens: Tokens of which something is stored.
+        blocks: Stored blocks.
+        bytes: Bytes of their files; what agents share counts for each.
+        used_at: Seconds since 1970 at the last use.
+    """
+
+    agent: str
+    namespace: str
+    tokens: int
+    blocks: int
+    bytes: int
+    used_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRow:
+    """A stored block.
+
+    Args:
+        file: The name of its file, without the ending.
+        key: The key of its token block, hexadecimal, as the disk sees it.
+        namespace: The namespace, likewise.
+        layer_group: Its layer group.
+        lo: The first valid position.
+        hi: The end of the valid positions.
+        tokens: Tokens of its token block.
+        bytes: Bytes of its file.
+        standing: "ended", "low", "normal", "high" or "pinned".
+        used_at: Seconds since 1970 at the last use.
+        agents: Who uses it.
+    """
+
+    file: str
+    key: str
+    namespace: str
+    layer_group: str
+    lo: int
+    hi: int
+    tokens: int
+    bytes: int
+    standing: str
+    used_at: int
+    agents: tuple[str, ...]
+
+
+class Listing:
+    """Reads a catalogue.
+
+    Args:
+        catalogue: The catalogue.
+        veil: Reads what is sealed in it.
+    """
+
+    def __init__(self, catalogue: Catalogue, veil: Veil) -> None:
+        self._read = catalogue.database.read
+        self._veil = veil
+
+    def agents(self) -> list[AgentRow]:
+        """The agents, the last used first."""
+        rows = self._read(
+            "SELECT a.label, lower(hex(n.namespace)), sum(n.n_tokens), sum(s.blocks),"
+            " sum(s.bytes), max(s.used_at) FROM nodes n"
+            " JOIN (SELECT key, count(*) AS blocks, sum(bytes) AS bytes, max(used_at) AS used_at"
+            "       FROM blocks WHERE state = 'here' GROUP BY key) s USING (key)"
+            " LEFT JOIN users u USING (key)"
+            " LEFT JOIN agents a ON a.namespace = n.namespace AND a.agent = u.agent"
+            " GROUP BY a.agent, n.namespace ORDER BY max(s.used_at) DESC"
+        )
+        return [
+            AgentRow(self._label(label), str(namespace), *map(_int, numbers))
+            for label, namespace, *numbers in rows
+        ]
+
+    def blocks(
+        self,
+        *,
+        key: str = "",
+        agent_id: str | None = None,
+        namespace: str = "",
+        files: Sequence[str] | None = None,
+    ) -> list[BlockRow]:
+        """The blocks, heads before tails, in the order of their last use.
+
+        Args:
+            key: What their keys begin with, hexadecimal; so for namespaces.
+            agent_id: Who uses them; None: anybody.
+            namespace: What their namespaces begin with.
+            files: These only.
+        """
+        where, values = "", []
+        if key:
+            where += " AND lower(hex(b.key)) LIKE ?"
+            values.append(f"{key.lower()}%")
+        if namespace:
+            where += " AND lower(hex(n.namespace)) LIKE ?"
+            values.append(f"{namespace.lower()}%")
+        users = self._users()
+        rows = self._read(_BLOCKS + where + " ORDER BY b.last_use, b.lo, b.file", values)
+        found = []
+        for file, key_of, namespace_of, group, lo, hi, tokens, n_bytes, standing, used_at in rows:
+            agents = tuple(users.get(key_of, ()))
+            is_wanted = agent_id is None or agent_id in agents
+            if is_wanted and (files is None or file in files):
+                found.append(
+                    BlockRow(
+                        str(file),
+                        _hex(key_of),
+                        str(namespace_of).lower(),
+                        str(group),
+                        _int(lo),
+                        _int(hi),
+                        _int(tokens),
+                        _int(n_bytes),
+                        _STANDINGS[min(_int(standing), PINNED)],
+                        _int(used_at),
+                        agents,
+                    )
+                )
+        return found
+
+    def unreachable(self) -> list[str]:
+        """The files of blocks whose prefix is not there any more: nothing can hit them."""
+        rows = self._read(
+            "WITH RECURSIVE lost(key) AS ("
+            " SELECT n.key FROM nodes n WHERE n.parent != n.namespace AND NOT EXISTS"
+            "   (SELECT 1 FROM blocks p WHERE p.key = n.parent AND NOT p.is_bounded)"
+            "   AND EXISTS (SELECT 1 FROM blocks b WHERE b.key = n.key AND NOT b.is_bounded)"
+            " UNION SELECT c.key FROM nodes c JOIN lost ON c.parent = lost.key)"
+            " SELECT file FROM blocks JOIN lost USING (key) WHERE state = 'here'"
+        )
+        return [str(file) for (file,) in rows]
+
+    def written_today(self) -> int:
+        """Bytes that were reserved to be written on the last day that anything was."""
+        return _int(self._read("SELECT value FROM counts WHERE name = 'written'")[0][0])
+
+    def bytes_by_group(self) -> dict[str, int]:
+        """Bytes of the files of each layer group."""
+        rows = self._read(
+            "SELECT layer_group, sum(bytes) FROM blocks WHERE state = 'here'"
+            " GROUP BY layer_group ORDER BY layer_group"
+        )
+        return {str(group): _int(n_bytes) for group, n_bytes in rows}
+
+    def _users(self) -> dict[object, list[str]]:
+        rows = self._read(
+            "SELECT u.key, a.label FROM users u JOIN nodes n USING (key)"
+            " JOIN agents a ON a.namespace = n.namespace AND a.agent = u.agent ORDER BY a.label"
+        )
+        users: dict[object, list[str]] = {}
+        for key, label in rows:
+            users.setdefault(key, []).append(self._label(label))
+        return users
+
+    def _label(self, label: object) -> str:
+        found = self._veil.unseal(label) if isinstance(label, bytes) else None
+        return "" if found is None else found.decode(errors="replace")
+
+
+def _hex(value: object) -> str:
+    assert isinstance(value, bytes)
+    return value.hex()
+
+
+def _int(value: object) -> int:
+    assert isinstance(value, int)
+    return value

@@ -1,0 +1,158 @@
+"""`semantic store gc | forget | export | import`: what goes, and what is carried elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from semantic.adapters.store.archive import Exchanged, export_blocks, import_blocks
+from semantic.adapters.store.disk import DiskStore
+from semantic.adapters.store.listing import BlockRow, Listing
+from semantic.adapters.store.upkeep import collect
+from semantic.cli.options import memory_size
+from semantic.cli.sizes import format_size
+from semantic.cli.store.durations import duration
+from semantic.cli.store.session import (
+    AsJson,
+    KeyFile,
+    StoreFolder,
+    opened,
+    print_json,
+    progress,
+)
+
+__all__ = ["collect_garbage", "export_store", "forget_blocks", "import_store"]
+
+_Agent = Annotated[str | None, typer.Option(help="What this agent uses, in every namespace.")]
+_Namespace = Annotated[
+    str, typer.Option(metavar="HEX", help="Namespaces whose names begin like this (store ls).")
+]
+_OlderThan = Annotated[
+    int | None,
+    typer.Option(
+        parser=duration, metavar="TIME", help="What nobody has used for so long: 12h, 30d, 4w."
+    ),
+]
+_Max = Annotated[
+    int | None,
+    typer.Option("--max", parser=memory_size, metavar="SIZE", help="Keep at most so much: 10GB."),
+]
+
+
+def collect_garbage(
+    store: StoreFolder,
+    max_bytes: _Max = None,
+    older_than: _OlderThan = None,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what is of no use: leftovers of killed processes, damaged files, lost ends."""
+    with opened("gc", store, key_file) as found:
+        gone = collect(found, max_bytes=max_bytes, older_than=older_than)
+    if as_json:
+        print_json(asdict(gone))
+        return
+    typer.echo(
+        f"{format_size(gone.freed_bytes)} free again: {gone.unreachable} blocks out of reach,"
+        f" {gone.old} too old, {gone.evicted} too many,"
+        f" {format_size(gone.aside_bytes)} of damaged files"
+    )
+
+
+def forget_blocks(
+    store: StoreFolder,
+    agent: _Agent = None,
+    namespace: _Namespace = "",
+    older_than: _OlderThan = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go.")] = False,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove for good what an agent, a namespace or nobody has used.
+
+    What other agents use, too, stays when an agent is forgotten. Damaged files go with it, for
+    nobody knows any more whose they were. A server that runs keeps what it has in memory.
+    """
+    if agent is None and not namespace and older_than is None:
+        raise typer.BadParameter("say what: --agent, --namespace or --older-than")
+    if older_than is not None and (agent is not None or namespace):
+        raise typer.BadParameter("--older-than goes alone: what is old is old for everybody")
+    with opened("forget", store, key_file, is_changed=not dry_run) as found:
+        rows = _chosen(found, agent, namespace, older_than)
+        forgotten = len(rows)
+        if not dry_run:
+            if agent is not None:
+                found.catalogue.drop_agent(agent, namespace)
+            forgotten = found.remove([row.file for row in rows])
+            found.clear_aside()
+    n_bytes = sum(row.bytes for row in rows)
+    if as_json:
+        print_json({"blocks": forgotten, "bytes": n_bytes, "dry_run": dry_run})
+    else:
+        would = "would be " if dry_run else ""
+        typer.echo(f"{forgotten} blocks, {format_size(n_bytes)}: {would}forgotten")
+    raise typer.Exit(0 if rows else 1)
+
+
+def _chosen(
+    store: DiskStore, agent: str | None, namespace: str, older_than: int | None
+) -> list[BlockRow]:
+    listing = Listing(store.catalogue, store.veil)
+    if older_than is not None:
+        return listing.blocks(files=store.older_files(older_than))
+    rows = listing.blocks(agent_id=agent, namespace=namespace)
+    return [row for row in rows if agent is None or row.agents == (agent,)]
+
+
+def export_store(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The archive; it is replaced.")],
+    store: StoreFolder,
+    agent: _Agent = None,
+    namespace: _Namespace = "",
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write blocks into one file, for another machine. It is not sealed, whatever the store is."""
+    with opened("export", store, key_file) as found:
+        rows = Listing(found.catalogue, found.veil).blocks(agent_id=agent, namespace=namespace)
+        rows.sort(key=lambda row: row.lo)
+        carried = export_blocks(found, rows, file, progress("exporting"))
+    _report(carried, "exported", as_json=as_json)
+
+
+def import_store(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What store export has written.")],
+    store: StoreFolder,
+    max_bytes: _Max = None,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put the blocks of a file into a store, which is made when it is not there."""
+    from semantic.adapters.store.sealing import read_key
+    from semantic.domain.errors import SemanticError
+
+    try:
+        DiskStore(store, 1 << 62, free_floor_bytes=0, key=read_key(key_file)).close()
+    except SemanticError as error:
+        typer.echo(f"semantic store import: {error}", err=True)
+        raise typer.Exit(2) from error
+    with opened("import", store, key_file, is_changed=True) as found:
+        carried = import_blocks(found, file, progress("importing"))
+        if max_bytes is not None:
+            found.shrink(found.stats()["bytes"] - max_bytes)
+    _report(carried, "imported", as_json=as_json)
+
+
+def _report(carried: Exchanged, what: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(carried))
+    else:
+        for name, why in carried.bad:
+            typer.echo(f"{name}: {why}")
+        known = f", {carried.known} were there" if carried.known else ""
+        bad = f", {len(carried.bad)} bad" if carried.bad else ""
+        typer.echo(f"{carried.blocks} blocks, {format_size(carried.bytes)} {what}{known}{bad}")
+    raise typer.Exit(1 if carried.bad else 0)

@@ -1,0 +1,105 @@
+"""What all commands of `semantic store` have in common: the store, its errors, a progress bar."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from semantic.adapters.store.disk import DiskStore
+from semantic.adapters.store.sealing import read_key
+from semantic.domain.errors import SemanticError
+
+__all__ = ["AsJson", "KeyFile", "StoreFolder", "opened", "print_json", "progress", "table"]
+
+_NO_LIMIT = 1 << 62
+"""Looking at a store takes nothing from it, whatever limit its server has."""
+
+StoreFolder = Annotated[
+    Path,
+    typer.Option(
+        "--store",
+        metavar="DIR",
+        envvar="SEMANTIC_STORE",
+        help="The folder, as given to semantic serve.",
+    ),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The key of a sealed store, 64 hexadecimal digits; else SEMANTIC_STORE_KEY is used.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@contextmanager
+def opened(
+    command: str, path: Path, key_file: Path | None, *, is_changed: bool = False
+) -> Iterator[DiskStore]:
+    """A store; what is wrong with it or the input is one line on stderr and exit status 2.
+
+    Args:
+        command: Whose errors they are.
+        path: The folder, which has to be there.
+        key_file: The file of its key, if any.
+        is_changed: What killed processes have left is finished first.
+    """
+    log = logging.getLogger("semantic")
+    level = log.level
+    log.setLevel(logging.ERROR)  # the command itself says what it finds
+    try:
+        key = read_key(key_file)
+        looked = DiskStore(path, _NO_LIMIT, free_floor_bytes=0, key=key, repair=False)
+        try:
+            if is_changed:
+                looked.recover()
+            yield looked
+        finally:
+            looked.close()
+    except (SemanticError, OSError) as error:
+        typer.echo(f"semantic store {command}: {error}", err=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        typer.echo(f"semantic store {command}: stopped", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        log.setLevel(level)
+
+
+def progress(what: str) -> Callable[[Sequence[Any]], Iterable[Any]]:
+    """A bar on stderr where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+
+    def shown(items: Sequence[Any]) -> Iterable[Any]:
+        return track(items, what, console=console, transient=True, disable=not console.is_terminal)
+
+    return shown
+
+
+def print_json(value: object) -> None:
+    """One JSON document on stdout."""
+    typer.echo(json.dumps(value, indent=1))
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on stdout; numbers are in the columns whose names end in a colon."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    made = Table(title=escape(title), title_justify="left")
+    for column in columns:
+        made.add_column(column.rstrip(":"), justify="right" if column.endswith(":") else "left")
+    for row in rows:
+        made.add_row(*map(escape, row))
+    Console().print(made)
