@@ -12,20 +12,27 @@ from semantic import (
     CachePersistenceError,
     DiskStore,
     EvictionPolicy,
-    LayerGroup,
     MemoryStore,
     Namespace,
     PoolConfigurationError,
-    TokenTensor,
 )
 from semantic.adapters.store.catalogued import CataloguedStore
 from semantic.domain.block_bytes import tensors_of_block
 from semantic.domain.native import TokenIds
 from semantic.domain.stored import BlockName, NewBlock
+from tests.stored_blocks import (
+    BLOCK_BYTES,
+    GROUP,
+    ROOT,
+    blocks_of,
+    content,
+    found,
+    read,
+    sequence,
+    turn,
+)
 
-GROUP = LayerGroup("global", "global", (0, 1), (TokenTensor("keys", 2, 8, "float32"),))
-ROOT = Namespace("model").root
-FILE_BYTES = GROUP.bytes_per_block + 3500
+FILE_BYTES = BLOCK_BYTES + 3500
 """About: a header takes 3,072 to 4,096 bytes, and is reserved with some thousand more."""
 SLACK = 16_000
 KEY = bytes(range(32))
@@ -55,7 +62,7 @@ class Stores:
         store: CataloguedStore
         max_bytes = n_files * FILE_BYTES + SLACK
         if self.kind == "memory":
-            store = MemoryStore(n_files * GROUP.bytes_per_block, **options)
+            store = MemoryStore(n_files * BLOCK_BYTES, **options)
             store._now = self.clock
         else:
             key = KEY if self.kind == "sealed" else None
@@ -76,46 +83,10 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stores]:
     stores.close()
 
 
-def content(key: bytes) -> bytes:
-    return (key * (GROUP.bytes_per_block // len(key) + 1))[: GROUP.bytes_per_block]
-
-
-def blocks_of(tokens: Sequence[int], root: bytes = ROOT) -> list[NewBlock]:
-    ids = TokenIds(tokens)
-    keys = ids.keys(root)
-    blocks = []
-    for number in range(len(ids) // 256):
-        name = BlockName(keys[number], "global", 256 * number, 256 * (number + 1))
-        (tensor,) = tensors_of_block(GROUP, name.lo, name.hi)
-        memory = [(tensor, memoryview(content(name.key)))]
-        part = ids[256 * number : 256 * (number + 1)]
-        parent = keys[number - 1] if number else root
-        blocks.append(NewBlock(name, parent, root, part, "global", False, memory))
-    return blocks
-
-
-def sequence(seed: int, n_blocks: int) -> list[int]:
-    return [seed * 10_000 + n for n in range(256 * n_blocks)]
-
-
-def turn(store: CataloguedStore, tokens: Sequence[int], agent_id: str, root: bytes = ROOT) -> int:
-    """What the writer does after a turn; how many blocks were new."""
-    new = store.put(blocks_of(tokens, root), agent_id)
-    store.used(root, TokenIds(tokens).keys(root), agent_id)
-    return new
-
-
-def found(store: CataloguedStore, tokens: Sequence[int], root: bytes = ROOT) -> int:
-    """Blocks of a sequence that are there, from the first on: each is read and compared."""
-    keys = TokenIds(tokens).keys(root)
-    path = store.path_of(root, keys)
-    known = [{node.key for node in nodes} for nodes in path]
-    n = next((n for n, key in enumerate(keys) if key not in known[n]), len(keys))
-    for block in blocks_of(tokens, root)[:n]:
-        (tensor,) = tensors_of_block(GROUP, block.name.lo, block.name.hi)
-        memory = bytearray(GROUP.bytes_per_block)
-        assert store.read(block.name, block.tokens, [(tensor, memoryview(memory))])
-        assert memory == content(block.name.key)
+def whole(store: CataloguedStore, tokens: Sequence[int], root: bytes = ROOT) -> int:
+    """Blocks of a sequence that are found, from the first on: each is read and compared."""
+    n = found(store, tokens, root)
+    assert all(read(store, block) for block in blocks_of(tokens, root)[:n])
     return n
 
 
@@ -124,14 +95,14 @@ def test_what_is_put_is_found_with_its_tokens(stores: Stores) -> None:
     tokens = sequence(1, 3)
     assert turn(store, tokens, "a") == 3
     assert turn(store, tokens, "b") == 0
-    assert found(store, tokens) == 3
+    assert whole(store, tokens) == 3
     keys = TokenIds(tokens).keys(ROOT)
     path = store.path_of(ROOT, keys)
     assert [[node.tokens for node in nodes] for nodes in path[:3]] == [
         [TokenIds(tokens[at : at + 256])] for at in (0, 256, 512)
     ]
     assert [node.parent for nodes in path for node in nodes] == [ROOT, *keys[:2]]
-    assert found(store, tokens, Namespace("other").root) == 0
+    assert whole(store, tokens, Namespace("other").root) == 0
     assert store.stats()["blocks"] == 3
 
 
@@ -142,7 +113,7 @@ def test_the_least_recently_used_goes_first_and_tails_before_heads(stores: Store
     turn(store, second, "b")
     turn(store, first, "a")
     turn(store, third, "c")
-    assert (found(store, first), found(store, second), found(store, third)) == (3, 1, 3)
+    assert (whole(store, first), whole(store, second), whole(store, third)) == (3, 1, 3)
     assert store.stats()["bytes"] <= store.stats()["max_bytes"]
 
 
@@ -153,10 +124,10 @@ def test_what_an_ended_agent_has_used_goes_before_what_is_older(stores: Stores) 
     turn(store, ended, "b")
     store.regard(ROOT, "b", hint="ended")
     turn(store, sequence(3, 2), "c")
-    assert (found(store, older), found(store, ended)) == (3, 1)
+    assert (whole(store, older), whole(store, ended)) == (3, 1)
     store.regard(ROOT, "b", hint="active")
     turn(store, sequence(4, 1), "c")
-    assert (found(store, older), found(store, ended)) == (2, 1)
+    assert (whole(store, older), whole(store, ended)) == (2, 1)
 
 
 def test_a_block_stands_as_its_best_user_does(stores: Stores) -> None:
@@ -169,11 +140,11 @@ def test_a_block_stands_as_its_best_user_does(stores: Stores) -> None:
     store.regard(ROOT, "a", priority="low")
     turn(store, sequence(3, 3), "c")
     turn(store, sequence(4, 3), "c")
-    assert found(store, [*shared, *sequence(2, 1)]) == 2
+    assert whole(store, [*shared, *sequence(2, 1)]) == 2
     other = Namespace("other").root
     store.regard(other, "b", hint="ended")
     turn(store, sequence(5, 3), "c")
-    assert found(store, shared) == 2
+    assert whole(store, shared) == 2
 
 
 def test_what_is_pinned_never_goes(stores: Stores) -> None:
@@ -183,12 +154,12 @@ def test_what_is_pinned_never_goes(stores: Stores) -> None:
     store.regard(ROOT, "a", is_pinned=True)
     turn(store, sequence(2, 1), "b")
     turn(store, sequence(3, 1), "b")
-    assert found(store, pinned) == 3
+    assert whole(store, pinned) == 3
     with pytest.raises(CachePersistenceError, match="more than may be stored"):
         turn(store, sequence(4, 2), "b")
     store.regard(ROOT, "a", is_pinned=False)
     turn(store, sequence(4, 2), "b")
-    assert found(store, pinned) == 2
+    assert whole(store, pinned) == 2
 
 
 def test_what_was_asked_for_once_goes_first_where_scans_are_resisted(stores: Stores) -> None:
@@ -198,7 +169,7 @@ def test_what_was_asked_for_once_goes_first_where_scans_are_resisted(stores: Sto
     turn(store, again, "a")
     turn(store, once, "b")
     turn(store, sequence(3, 2), "c")
-    assert (found(store, again), found(store, once)) == (3, 1)
+    assert (whole(store, again), whole(store, once)) == (3, 1)
 
 
 def test_what_nobody_uses_goes_when_its_time_is_over(stores: Stores) -> None:
@@ -210,11 +181,11 @@ def test_what_nobody_uses_goes_when_its_time_is_over(stores: Stores) -> None:
     turn(store, old[:256], "a")
     stores.clock.now += 50
     turn(store, sequence(3, 1), "c")
-    assert (found(store, old), found(store, young)) == (1, 2)
+    assert (whole(store, old), whole(store, young)) == (1, 2)
     # A clock that jumps back takes nothing away.
     stores.clock.now -= 10 * DAY
     turn(store, sequence(4, 1), "c")
-    assert (found(store, old), found(store, young)) == (1, 2)
+    assert (whole(store, old), whole(store, young)) == (1, 2)
 
 
 def test_a_block_that_is_not_used_again_is_not_written(stores: Stores) -> None:
@@ -223,11 +194,11 @@ def test_a_block_that_is_not_used_again_is_not_written(stores: Stores) -> None:
     assert turn(store, first, "a") == 0
     assert turn(store, sequence(2, 2), "b") == 0
     assert turn(store, [*first, *sequence(3, 1)], "a") == 2
-    assert found(store, first) == 2
+    assert whole(store, first) == 2
     # What ends within a token block was a part of as many turns as the full one before it.
     keys = TokenIds([*first, 7]).keys(ROOT)
     (tensor,) = tensors_of_block(GROUP, 512, 513)
-    memory = [(tensor, memoryview(bytes(GROUP.bytes_per_block)))]
+    memory = [(tensor, memoryview(bytes(BLOCK_BYTES)))]
     name = BlockName(keys[2], "global", 512, 513)
     end = NewBlock(name, keys[1], ROOT, TokenIds([7]), "global", False, memory)
     assert store.put([end], "a") == 1
@@ -241,7 +212,7 @@ def test_forgetting_an_agent_leaves_what_others_use(stores: Stores) -> None:
     turn(store, ours, "b")
     assert store.forget(Namespace("other").root, "a") == 0
     assert store.forget(ROOT, "a") == 2
-    assert (found(store, mine), found(store, ours)) == (0, 2)
+    assert (whole(store, mine), whole(store, ours)) == (0, 2)
     assert store.forget(ROOT, "b") == 2
     assert store.stats()["bytes"] == 0
 
@@ -319,7 +290,7 @@ def test_a_sealed_folder_shows_nothing_and_opens_with_its_key_alone(tmp_path: Pa
             DiskStore(tmp_path, key=wrong)  # type: ignore[arg-type]
     (tmp_path / "catalogue.sqlite3").unlink()
     store = DiskStore(tmp_path, key=KEY, free_floor_bytes=0)
-    assert found(store, tokens) == 1
+    assert whole(store, tokens) == 1
     store.close()
 
 

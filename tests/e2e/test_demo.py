@@ -34,13 +34,16 @@ def test_a_short_demo_is_green_and_leaves_its_numbers(model: Path, tmp_path: Pat
         "stock.log",
         "semantic.log",
         "semantic-at-once.log",
+        "semantic-killed.log",
     }
 
     content = json.loads(rows.read_text(encoding="utf-8"))
     assert content["problems"] == []
-    stock, ours, together = content["passes"]
-    assert [len(one["turns"]) for one in (stock, ours, together)] == [4, 4, 4]
-    assert [turn["text"] for turn in stock["turns"]] == [turn["text"] for turn in ours["turns"]]
+    stock, ours, together, killed = content["passes"]
+    assert [len(one["turns"]) for one in (stock, ours, together, killed)] == [4, 4, 4, 4]
+    texts = [turn["text"] for turn in stock["turns"]]
+    assert [turn["text"] for turn in ours["turns"]] == texts
+    assert [turn["text"] for turn in killed["turns"]] == texts
     assert all(turn["completion_tokens"] == 8 for turn in ours["turns"])
     first, *later = ours["turns"]
     assert first["prompt_tokens"] > 700

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +59,26 @@ def test_what_waits_is_stored_before_the_server_ends(serve: Serve, tmp_path: Pat
     assert "Traceback" not in server.said()
     _, api = serve(*options)
     assert cached_tokens(api.chat(*question)) > 500
+
+
+def test_a_sealed_store_serves_and_is_looked_after_meanwhile(serve: Serve, tmp_path: Path) -> None:
+    folder, key = tmp_path / "store", tmp_path / "key"
+    key.write_text("5e" * 32)
+    limits = ("--store-keep", "30d", "--store-free", "1MB", "--store-daily-writes", "1GB")
+    options = ("--store", str(folder), "--store-key-file", str(key), *limits)
+    _, api = serve(*options)
+    question = (SYSTEM, ("user", "Who reads the plan?"))
+    api.chat(*question)
+    while stored(api)["waiting"]:
+        time.sleep(0.01)
+    looked = [sys.executable, "-m", "semantic.cli", "store"]
+    at = ["--store", str(folder), "--key-file", str(key), "--json"]
+    done = subprocess.run([*looked, "verify", *at], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["blocks"] == stored(api)["blocks"] > 0
+    done = subprocess.run([*looked, "stats", *at], capture_output=True, text=True, check=True)
+    assert (json.loads(done.stdout)["processes"], json.loads(done.stdout)["sealed"]) == (1, True)
+    _, other = serve(*options)
+    assert cached_tokens(other.chat(*question)) > 500
 
 
 def test_b29_a_second_server_shares_what_the_first_has_stored(serve: Serve, tmp_path: Path) -> None:

@@ -141,6 +141,16 @@ def test_the_verdict_names_first_turns_that_found_nothing() -> None:
     assert problem.startswith("b, turn 1: no cached tokens")
 
 
+def test_the_verdict_names_what_was_forgotten_in_a_restart() -> None:
+    ours = Pass("ours", [answered("a", 1, "x", 0), answered("a", 2, "y", 3)])
+    killed = Pass("killed", [answered("a", 1, "x", 0), answered("a", 2, "y", 2)])
+    assert problems(ours, ours, ours) == []
+    (problem,) = problems(ours, ours, killed)
+    assert problem == "a, turn 2: 2 cached tokens after the kill, 3 without it"
+    killed = Pass("killed", [answered("a", 1, "x", 0), answered("a", 2, "z", 3)])
+    assert "differs from stock" in problems(ours, ours, killed)[0]
+
+
 def test_the_report_shows_every_turn_and_the_totals() -> None:
     stock, ours, together = (a_pass(FakeClient()) for _ in range(3))
     console = Console(width=160, record=True, quiet=False)

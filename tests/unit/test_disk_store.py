@@ -15,68 +15,15 @@ from typing import Any
 
 import pytest
 
-from semantic import (
-    CachePersistenceError,
-    DiskStore,
-    LayerGroup,
-    Namespace,
-    PoolConfigurationError,
-    TokenTensor,
-)
+from semantic import CachePersistenceError, DiskStore, Namespace, PoolConfigurationError
 from semantic.adapters.store.catalogue import Catalogue, Room
-from semantic.domain.block_bytes import tensors_of_block
 from semantic.domain.native import TokenIds
-from semantic.domain.stored import BlockName, NewBlock
-
-GROUP = LayerGroup("global", "global", (0, 1), (TokenTensor("keys", 2, 8, "float32"),))
-ROOT = Namespace("model").root
-BLOCK_BYTES = GROUP.bytes_per_block
-
-
-def content(key: bytes) -> bytes:
-    """What the block of that key holds: nobody else's could be taken for it."""
-    return (key * (BLOCK_BYTES // len(key) + 1))[:BLOCK_BYTES]
-
-
-def blocks_of(tokens: Sequence[int], root: bytes = ROOT) -> list[NewBlock]:
-    """The whole blocks of a sequence."""
-    ids = TokenIds(tokens)
-    keys = ids.keys(root)
-    blocks = []
-    for number in range(len(ids) // 256):
-        name = BlockName(keys[number], "global", 256 * number, 256 * (number + 1))
-        (tensor,) = tensors_of_block(GROUP, name.lo, name.hi)
-        memory = [(tensor, memoryview(content(name.key)))]
-        parent = keys[number - 1] if number else root
-        part = ids[256 * number : 256 * (number + 1)]
-        blocks.append(NewBlock(name, parent, root, part, "global", False, memory))
-    return blocks
-
-
-def sequence(seed: int, n_blocks: int) -> list[int]:
-    return [seed * 10_000 + n for n in range(256 * n_blocks)]
-
-
-def read(store: DiskStore, block: NewBlock) -> bool:
-    """Whether the block is there; that it is right is seen here."""
-    (tensor,) = tensors_of_block(GROUP, block.name.lo, block.name.hi)
-    memory = bytearray(BLOCK_BYTES)
-    if not store.read(block.name, block.tokens, [(tensor, memoryview(memory))]):
-        return False
-    assert memory == content(block.name.key)
-    return True
+from semantic.domain.stored import NewBlock
+from tests.stored_blocks import BLOCK_BYTES, ROOT, blocks_of, found, read, sequence
 
 
 def there(store: DiskStore, blocks: Sequence[NewBlock]) -> list[bool]:
     return [read(store, block) for block in blocks]
-
-
-def found(store: DiskStore, tokens: Sequence[int]) -> int:
-    """Token blocks of a sequence that the catalogue knows, from the first on."""
-    keys = TokenIds(tokens).keys(ROOT)
-    path = store.path_of(ROOT, keys)
-    known = [{node.key for node in nodes} for nodes in path]
-    return next((n for n, key in enumerate(keys) if key not in known[n]), len(keys))
 
 
 def disk_bytes(path: Path) -> int:

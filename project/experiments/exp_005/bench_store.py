@@ -244,8 +244,12 @@ def main() -> None:
                 a / b for a, b in zip(found["load, store"], found["load, plain read"], strict=True)
             ),
         },
-        "opening": {} if args.rates else {n: opening(args.folder / str(n), n) for n in (100, 10_000)},
-        "catalogue": {} if args.rates else {n: catalogue_rows(args.folder, n) for n in (1, 10_000, 1_000_000)},
+        "opening": {}
+        if args.rates
+        else {n: opening(args.folder / str(n), n) for n in (100, 10_000)},
+        "catalogue": {}
+        if args.rates
+        else {n: catalogue_rows(args.folder, n) for n in (1, 10_000, 1_000_000)},
     }
     print(json.dumps(summary, indent=1))
     if args.record:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import re
+
 import typer
 
 from semantic.cli.sizes import parse_size
 from semantic.domain.errors import PoolConfigurationError
 
-__all__ = ["context_length", "context_lengths", "memory_size"]
+__all__ = ["context_length", "context_lengths", "duration", "memory_size"]
 
 _MOST_TOKENS = 1 << 27
 """Prefills are walked step by step: some seconds at this length, and no model goes so far."""
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_DURATION = re.compile(r"(?P<number>\d{1,9})(?P<unit>[smhdw])", re.ASCII)
+
+
+def duration(text: str) -> int:
+    """The seconds that a word such as `90m`, `12h` or `30d` names."""
+    match = _DURATION.fullmatch(text.strip().lower())
+    if match is None or int(match["number"]) == 0:
+        raise typer.BadParameter(f"{text!r} is no time; write 90m, 12h, 30d or 4w")
+    return int(match["number"]) * _SECONDS[match["unit"]]
 
 
 def memory_size(text: str) -> int:

@@ -12,9 +12,11 @@ import typer
 from typer.core import TyperCommand
 
 from semantic.adapters.store.disk import DiskStore
+from semantic.adapters.store.sealing import read_key
 from semantic.cli.extras import missing_message
-from semantic.cli.options import memory_size
+from semantic.cli.options import duration, memory_size
 from semantic.domain.errors import SemanticError
+from semantic.domain.policy import EvictionPolicy
 
 __all__ = ["register"]
 
@@ -77,19 +79,66 @@ def _serve(
             "recently used goes.",
         ),
     ] = None,
+    store_free: Annotated[
+        int | None,
+        typer.Option(
+            parser=memory_size,
+            metavar="SIZE",
+            help="What the store leaves free on the disk, 1GiB unless given.",
+        ),
+    ] = None,
+    store_keep: Annotated[
+        int | None,
+        typer.Option(
+            parser=duration,
+            metavar="TIME",
+            help="Forget what nobody has used for so long, such as 12h or 30d.",
+        ),
+    ] = None,
+    store_min_reuse: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Write what so many turns had in common, 1 unless given: 2 writes nothing of a "
+            "conversation that never comes back.",
+        ),
+    ] = None,
+    store_daily_writes: Annotated[
+        int | None,
+        typer.Option(
+            parser=memory_size, metavar="SIZE", help="Write no more than that in a day, UTC."
+        ),
+    ] = None,
+    store_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Seal the store with this key, 64 hexadecimal digits (openssl rand -hex 32); "
+            "SEMANTIC_STORE_KEY does the same.",
+        ),
+    ] = None,
 ) -> None:
     message = missing_message("serve", "mlx", "mlx_lm")
     if message is not None:
         typer.echo(message, err=True)
         raise typer.Exit(2)
-    if store is None and store_max is not None:
-        raise typer.BadParameter("a limit for a store needs --store", param_hint="--store-max")
+    options = {
+        "max_bytes": store_max,
+        "free_floor_bytes": store_free,
+        "min_reuse": store_min_reuse,
+        "daily_write_bytes": store_daily_writes,
+        "policy": store_keep and EvictionPolicy(time_to_live=store_keep),
+        "key_file": store_key_file,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    if store is None and given:
+        raise typer.BadParameter("options for a store need --store", param_hint="--store")
     from semantic.adapters.mlx_lm.server import ServerError, launch
 
     status = 0
     opened = None
     try:
-        opened = None if store is None else DiskStore(store, store_max or _STORE_MAX_BYTES)
+        opened = None if store is None else _opened(store, given)
         launch(context.args, kv_memory=kv_memory, store=opened)
     except (ServerError, SemanticError) as error:
         typer.echo(f"semantic serve: {error}", err=True)
@@ -97,6 +146,11 @@ def _serve(
     if opened is not None:
         opened.close()
     _end_process(status)
+
+
+def _opened(path: Path, options: dict[str, Any]) -> DiskStore:
+    key = read_key(options.pop("key_file", None))
+    return DiskStore(path, **{"max_bytes": _STORE_MAX_BYTES, "key": key, **options})
 
 
 def _end_process(status: int) -> NoReturn:

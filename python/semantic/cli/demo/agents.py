@@ -60,6 +60,7 @@ def run_pass(
     at_once: bool,
     has_stats: bool,
     on_turn: Callable[[Turn], None],
+    halfway: Callable[[], None] | None = None,
 ) -> Pass:
     """Let every agent take all of its turns, round by round.
 
@@ -71,6 +72,7 @@ def run_pass(
         at_once: All agents of a round at the same time, instead of one request at a time.
         has_stats: Whether the server tells the state of its memory.
         on_turn: Called after each turn, on any thread.
+        halfway: Called once, when half of the rounds are over.
     """
     result = Pass(name)
     names = agent_names(settings.agents)
@@ -93,7 +95,9 @@ def run_pass(
     if has_stats:
         result.at_start = sample()
     with _sampling(sample, result.over_time, wanted=has_stats):
-        for _ in range(settings.turns):
+        for number in range(settings.turns):
+            if halfway is not None and number == settings.rounds_before_restart:
+                halfway()
             _each(turn_of, agents, at_once=at_once)
         if has_stats:
             result.at_end = _settled(sample)

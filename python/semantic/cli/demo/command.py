@@ -1,4 +1,4 @@
-"""The command: makes the model, runs the three passes, reports.
+"""The command: makes the model, runs the passes, reports.
 
 Everything that needs an extra is imported after the check that it is installed.
 """

@@ -13,7 +13,7 @@ from rich.table import Table
 from semantic.cli.demo.turns import Answer, Pass, Settings
 from semantic.cli.sizes import format_size
 
-__all__ = ["print_report", "write_json"]
+__all__ = ["print_report", "print_restart", "write_json"]
 
 
 def print_report(console: Console, stock: Pass, ours: Pass, together: Pass) -> None:
@@ -21,6 +21,28 @@ def print_report(console: Console, stock: Pass, ours: Pass, together: Pass) -> N
     console.print(_one_by_one(stock, ours))
     console.print(_at_once(ours, together))
     console.print(_totals([ours, together]))
+
+
+def print_restart(console: Console, settings: Settings, stock: Pass, restarted: Pass) -> None:
+    """Print how each agent went on after the server had been killed."""
+    table = Table(title="The same with a store; the server was killed before these turns")
+    table.add_column("turn", justify="right")
+    table.add_column("agent")
+    for heading in ("prompt\ntokens", "cached\ntokens", "first\ntoken"):
+        table.add_column(heading, justify="right")
+    table.add_column("text equal\nto stock")
+    expected = stock.answers()
+    for turn in restarted.turns:
+        if turn.number == settings.rounds_before_restart + 1:
+            table.add_row(
+                str(turn.number),
+                turn.agent,
+                str(turn.answer.prompt_tokens),
+                str(turn.answer.cached_tokens),
+                _seconds(turn.answer),
+                _equal(expected[turn.agent, turn.number], turn.answer),
+            )
+    console.print(table)
 
 
 def write_json(path: Path, settings: Settings, passes: list[Pass], problems: list[str]) -> None:

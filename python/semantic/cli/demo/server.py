@@ -41,9 +41,21 @@ class ServerProcess:
         self.client = ChatClient(f"http://127.0.0.1:{self.port}")
 
     def __enter__(self) -> ServerProcess:
+        self.log.unlink(missing_ok=True)
+        self._start()
+        return self
+
+    def kill_and_start_again(self) -> None:
+        """Kill the process as a crash would, and start another one on the same port."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._start()
+
+    def _start(self) -> None:
         # Everything is on this disk: nobody has to look anything up.
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-        with self.log.open("wb") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
             )
@@ -55,7 +67,6 @@ class ServerProcess:
         except BaseException:
             self._stop()
             raise
-        return self
 
     def __exit__(
         self,

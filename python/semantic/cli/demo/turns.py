@@ -23,6 +23,11 @@ class Settings:
     max_tokens: int
     kv_memory_bytes: int
 
+    @property
+    def rounds_before_restart(self) -> int:
+        """After so many rounds the server that keeps a store is killed; 0: it is not."""
+        return self.turns // 2
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -12,9 +12,8 @@ from semantic.adapters.store.archive import Exchanged, export_blocks, import_blo
 from semantic.adapters.store.disk import DiskStore
 from semantic.adapters.store.listing import BlockRow, Listing
 from semantic.adapters.store.upkeep import collect
-from semantic.cli.options import memory_size
+from semantic.cli.options import duration, memory_size
 from semantic.cli.sizes import format_size
-from semantic.cli.store.durations import duration
 from semantic.cli.store.session import (
     AsJson,
     KeyFile,

@@ -12,7 +12,7 @@ from semantic.adapters.store.disk import DiskStore
 from semantic.adapters.store.listing import BlockRow, Listing
 from semantic.adapters.store.upkeep import verify
 from semantic.cli.sizes import format_size
-from semantic.cli.store.durations import ago
+from semantic.cli.store.ago import ago
 from semantic.cli.store.session import (
     AsJson,
     KeyFile,

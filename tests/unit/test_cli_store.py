@@ -1,0 +1,288 @@
+"""`semantic store`: what it says of a folder, what it removes, and what it carries elsewhere."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from safetensors.numpy import load_file
+from typer.testing import CliRunner
+
+from semantic import DiskStore, Namespace
+from semantic.adapters.store.sealing import KEY_VARIABLE
+from semantic.cli import store as command
+from semantic.domain.native import TokenIds
+from tests.stored_blocks import BLOCK_BYTES, ROOT, blocks_of, content, found, read, sequence, turn
+
+APP = typer.Typer()
+command.register(APP)
+APP.callback()(lambda: None)
+
+OTHER = Namespace("other").root
+KEY = bytes(range(32))
+ALICE, BOB, SHARED = sequence(1, 3), sequence(2, 2), sequence(3, 2)
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(APP, ["store", *map(str, arguments)])
+
+
+def said(*arguments: object, status: int = 0) -> Any:
+    done = run(*arguments, "--json")
+    assert done.exit_code == status, done.output
+    return json.loads(done.stdout)
+
+
+def opened(path: Path, **options: Any) -> DiskStore:
+    return DiskStore(path, **{"free_floor_bytes": 0, **options})
+
+
+def filled(path: Path, **options: Any) -> None:
+    store = opened(path, **options)
+    turn(store, ALICE, "alice")
+    turn(store, BOB, "bob")
+    for agent in ("alice", "bob"):
+        turn(store, SHARED, agent)
+    turn(store, ALICE, "alice", OTHER)
+    store.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    filled(tmp_path / "kv")
+    return tmp_path / "kv"
+
+
+def file_of(folder: Path, tokens: Sequence[int], number: int) -> Path:
+    name = str(blocks_of(tokens)[number].name)
+    return folder / "blocks" / name[:2] / f"{name}.safetensors"
+
+
+def there(folder: Path, **options: Any) -> tuple[int, int, int, int]:
+    """Token blocks of alice, bob, both, and alice elsewhere that are found, each read."""
+    store = opened(folder, **options)
+    counts = []
+    for tokens, root in ((ALICE, ROOT), (BOB, ROOT), (SHARED, ROOT), (ALICE, OTHER)):
+        n = found(store, tokens, root)
+        assert all(read(store, block) for block in blocks_of(tokens, root)[:n])
+        counts.append(n)
+    store.close()
+    return counts[0], counts[1], counts[2], counts[3]
+
+
+def test_ls_lists_agents_and_blocks(folder: Path) -> None:
+    rows = said("ls", "--store", folder)
+    found_rows = {(row["agent"], row["namespace"]): row for row in rows}
+    alice = found_rows["alice", ROOT.hex()]
+    assert (alice["blocks"], alice["tokens"]) == (5, 5 * 256)
+    assert alice["bytes"] > 5 * BLOCK_BYTES
+    assert found_rows["bob", ROOT.hex()]["blocks"] == 4
+    assert found_rows["alice", OTHER.hex()]["blocks"] == 3
+    assert len(said("ls", "--store", folder, "--blocks")) == 10
+    assert len(said("ls", "--store", folder, "--blocks", "--agent", "bob")) == 4
+    assert len(said("ls", "--store", folder, "--namespace", OTHER.hex()[:8])) == 1
+    text = run("ls", "--store", folder).stdout
+    assert "alice" in text
+    assert "bob" in text
+
+
+def test_show_says_what_a_block_is(folder: Path) -> None:
+    block = blocks_of(ALICE)[1]
+    (shown,) = said("show", block.name.key.hex()[:12], "--store", folder, "--tokens")
+    assert (shown["lo"], shown["hi"], shown["agents"]) == (256, 512, ["alice"])
+    assert shown["state"] == "whole"
+    assert shown["tensors"] == [["keys", "F32", [2, 2, 256, 8]]]
+    assert shown["token_ids"].split(",")[:2] == ["10256", "10257"]
+    path = file_of(folder, ALICE, 1)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    (shown,) = said("show", block.name.key.hex()[:12], "--store", folder)
+    assert "checksum" in shown["state"]
+    path.unlink()
+    (shown,) = said("show", block.name.key.hex()[:12], "--store", folder)
+    assert shown["state"] == "missing"
+    assert run("show", "ffffffff00", "--store", folder).exit_code == 1
+
+
+def test_stats_sums_up(folder: Path) -> None:
+    stats = said("stats", "--store", folder)
+    assert (stats["blocks"], stats["agents"], stats["namespaces"]) == (10, 3, 2)
+    assert stats["bytes"] == sum(stats["bytes_by_group"].values())
+    assert (stats["processes"], stats["sealed"], stats["aside_bytes"]) == (0, False, 0)
+    assert stats["written_today_bytes"] >= stats["bytes"]
+    assert "bytes of global" in run("stats", "--store", folder).stdout
+
+
+def test_verify_names_each_bad_file_and_why(folder: Path) -> None:
+    assert said("verify", "--store", folder)["bad"] == []
+    whole = file_of(folder, ALICE, 0).read_bytes()
+    damaged = {
+        file_of(folder, ALICE, 1): (whole, "another block"),
+        file_of(folder, BOB, 0): (whole[:-7], "bytes, its header says"),
+        file_of(folder, BOB, 1): (whole[:-7] + b"damaged", "checksum of its payload"),
+        file_of(folder, SHARED, 0): (b"\0" * 4096, "header is damaged"),
+        file_of(folder, SHARED, 1): (None, "missing"),
+    }
+    for path, (content_of, _) in damaged.items():
+        if content_of is None:
+            path.unlink()
+        else:
+            path.write_bytes(content_of)
+    (folder / "blocks" / "ab").mkdir(exist_ok=True)
+    (folder / "blocks" / "ab" / "abc-not-a-block.safetensors").write_bytes(b"")
+    bad = {row["file"]: row["why"] for row in said("verify", "--store", folder, status=1)["bad"]}
+    assert len(bad) == 6
+    for path, (_, why) in damaged.items():
+        assert why in bad[path.stem]
+    assert len(said("verify", "--store", folder, status=1)["bad"]) == 6, "nothing was changed"
+    assert len(said("verify", "--store", folder, "--repair")["bad"]) == 6
+    (folder / "blocks" / "ab" / "abc-not-a-block.safetensors").unlink()
+    assert said("verify", "--store", folder)["bad"] == []
+    assert there(folder) == (1, 0, 0, 3)
+
+
+def test_verify_finds_what_the_catalogue_does_not_know(folder: Path) -> None:
+    (folder / "catalogue.sqlite3").unlink()
+    opened(folder).close()
+    store = opened(folder)
+    store.catalogue.left([str(blocks_of(ALICE)[2].name)])
+    store.close()
+    (bad,) = said("verify", "--store", folder, status=1)["bad"]
+    assert "does not know" in bad["why"]
+    said("verify", "--store", folder, "--repair")
+    assert there(folder) == (3, 2, 2, 3)
+
+
+def test_gc_removes_what_is_of_no_use(folder: Path) -> None:
+    assert said("gc", "--store", folder)["freed_bytes"] == 0
+    path = file_of(folder, ALICE, 1)
+    path.write_bytes(b"damaged")
+    (folder / "tmp" / "dead-1").write_bytes(b"half")
+    gone = said("gc", "--store", folder)
+    assert gone["unreachable"] == 0
+    store = opened(folder)
+    assert not read(store, blocks_of(ALICE)[1])
+    store.close()
+    gone = said("gc", "--store", folder)
+    assert (gone["unreachable"], gone["aside_bytes"]) == (1, 7)
+    assert list((folder / "tmp").iterdir()) == list((folder / "aside").iterdir()) == []
+    assert there(folder) == (1, 2, 2, 3)
+    assert said("gc", "--store", folder, "--older-than", "1h")["old"] == 0
+    assert said("gc", "--store", folder, "--max", 4 * BLOCK_BYTES)["evicted"] == 5
+    assert said("stats", "--store", folder)["bytes"] <= 4 * BLOCK_BYTES
+
+
+def test_forget_removes_for_good(folder: Path) -> None:
+    secret = content(blocks_of(ALICE)[0].name.key)[:64]
+    assert said("forget", "--store", folder, "--agent", "alice", "--dry-run")["blocks"] == 6
+    assert there(folder) == (3, 2, 2, 3)
+    assert said("forget", "--store", folder, "--agent", "alice")["blocks"] == 6
+    assert there(folder) == (0, 2, 2, 0)
+    tokens = TokenIds(ALICE[:256]).tobytes()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            left = path.read_bytes()
+            assert not [word for word in (secret, tokens, b"alice") if word in left], path
+    assert run("forget", "--store", folder, "--agent", "alice").exit_code == 1
+    assert said("forget", "--store", folder, "--agent", "bob")["blocks"] == 4
+    assert there(folder) == (0, 0, 0, 0)
+
+
+def test_forget_by_namespace_and_age(folder: Path) -> None:
+    assert said("forget", "--store", folder, "--namespace", OTHER.hex()[:10])["blocks"] == 3
+    assert there(folder) == (3, 2, 2, 0)
+    assert said("forget", "--store", folder, "--older-than", "1h", status=1)["blocks"] == 0
+    old = opened(folder, now=lambda: 1e9)
+    turn(old, BOB, "bob")
+    old.close()
+    assert said("forget", "--store", folder, "--older-than", "30d")["blocks"] == 2
+    assert there(folder) == (3, 0, 2, 0)
+
+
+@pytest.mark.parametrize("source_key", [None, KEY], ids=["plain", "sealed"])
+def test_export_and_import_carry_blocks_and_their_users(
+    source_key: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, archive, target = tmp_path / "a", tmp_path / "kv.tar", tmp_path / "b"
+    filled(folder, key=source_key)
+    if source_key:
+        assert run("export", archive, "--store", folder).exit_code == 2
+        monkeypatch.setenv(KEY_VARIABLE, source_key.hex())
+    assert said("export", archive, "--store", folder)["blocks"] == 10
+    assert archive.stat().st_mode & 0o77 == 0
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    file = tmp_path / "key"
+    file.write_text(KEY[::-1].hex() + "\n")
+    sealed = ("--key-file", file)
+    assert said("import", archive, "--store", target, *sealed)["blocks"] == 10
+    again = said("import", archive, "--store", target, *sealed)
+    assert (again["blocks"], again["known"]) == (0, 10)
+    assert there(target, key=KEY[::-1]) == (3, 2, 2, 3)
+    assert len(said("ls", "--store", target, *sealed)) == 3
+    assert said("forget", "--store", target, "--agent", "alice", *sealed)["blocks"] == 6
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path / "out", filter="data")
+    block = blocks_of(ALICE)[0]
+    array = load_file(tmp_path / "out" / f"{block.name}.safetensors")["keys"]
+    assert array.tobytes() == content(block.name.key)
+    for left in (folder, target, tmp_path):
+        assert not list(left.glob(".*port-*"))
+
+
+def test_what_is_wrong_with_an_archive_is_said(folder: Path, tmp_path: Path) -> None:
+    archive, target = tmp_path / "kv.tar", tmp_path / "b"
+    said("export", archive, "--store", folder, "--agent", "bob")
+    whole = archive.read_bytes()
+    at = whole.index(content(blocks_of(BOB)[0].name.key))
+    archive.write_bytes(whole[:at] + b"?" + whole[at + 1 :])
+    carried = said("import", archive, "--store", target, status=1)
+    assert carried["blocks"] == 3
+    ((name, why),) = carried["bad"]
+    assert name == str(blocks_of(BOB)[0].name)
+    assert "checksum" in why
+    for wrong in (b"", b"no archive", whole[: len(whole) // 2]):
+        archive.write_bytes(wrong)
+        done = run("import", archive, "--store", target)
+        assert (done.exit_code, "archive" in done.stderr) == (2, True), done.output
+    assert run("import", tmp_path / "nix.tar", "--store", target).exit_code == 2
+
+
+def test_an_archive_cannot_write_outside_of_the_store(folder: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "evil.tar"
+    with tarfile.open(archive, "w") as tar:
+        for name in ("../../escaped", "/etc/escaped"):
+            file = tmp_path / "x"
+            manifest = {
+                "format": "semantic-store-archive",
+                "version": 1,
+                "blocks": [{"name": name, "agents": []}],
+            }
+            file.write_text(json.dumps(manifest))
+            tar.add(file, "manifest.json")
+            tar.add(file, f"{name}.safetensors")
+    carried = said("import", archive, "--store", tmp_path / "b", status=1)
+    assert "names no block" in carried["bad"][0][1]
+    assert not list(tmp_path.rglob("escaped*"))
+
+
+def test_wrong_use_is_one_line(folder: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ("ls", "--store", tmp_path / "nix"),
+        ("verify", "--store", folder, "--key-file", tmp_path / "nix"),
+        ("forget", "--store", folder),
+        ("forget", "--store", folder, "--older-than", "soon"),
+        ("forget", "--store", folder, "--older-than", "3d", "--agent", "a"),
+        ("gc", "--store", folder, "--max", "lots"),
+        ("export", tmp_path / "no" / "kv.tar", "--store", folder),
+    ):
+        done = run(*arguments)
+        assert done.exit_code == 2, arguments
+        assert "Traceback" not in done.output
+    (tmp_path / "key").write_text("no key")
+    done = run("ls", "--store", folder, "--key-file", tmp_path / "key")
+    assert "64 hexadecimal digits" in done.stderr
+    assert there(folder) == (3, 2, 2, 3)
