@@ -163,14 +163,14 @@ class CataloguedStore(ABC):
         new = self._reserve(sizes)
         try:
             n_bytes = self._write([(self.veil.file(block.name), block) for block in new])
+            arrived = list(zip(new, n_bytes, strict=True))
+            self.catalogue.arrived(arrived, agent_id, int(self._now()))
         except BaseException:
             # What got its name before the rest was refused is no block of ours. What cannot be
             # removed now stays reserved until this process has ended.
             with contextlib.suppress(CachePersistenceError):
                 self._remove([self.veil.file(block.name) for block in new])
             raise
-        arrived = list(zip(new, n_bytes, strict=True))
-        self.catalogue.arrived(arrived, agent_id, int(self._now()))
         return len(new)
 
     def _reserve(self, sizes: Sequence[tuple[NewBlock, int]]) -> list[NewBlock]:

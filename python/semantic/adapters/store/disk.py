@@ -146,7 +146,13 @@ class DiskStore(CataloguedStore):
             self._remove(self.catalogue.leave(list(known - files)))
             busy = {file for file, _, _ in on_their_way} - set(coming)
             for file in files - busy - known:
-                self._enter(file)
+                try:
+                    self._enter(file)
+                except CachePersistenceError:
+                    if file not in coming:
+                        raise
+                    # The disk may be full. Nobody was told that this one is stored.
+                    self.folder.remove(file)
             self.expire()
             self.shrink(self.catalogue.totals()[1] - self.limits.max_bytes)
 
