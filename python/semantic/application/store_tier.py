@@ -32,7 +32,7 @@ _log = logging.getLogger("semantic")
 _FETCHES = 3
 """How often a hit is looked for when blocks vanish while they are read."""
 
-_MOST_READERS = 4
+_MOST_READERS = 8
 
 
 class StoreTier:

@@ -51,6 +51,8 @@ class Database:
         )
         try:
             with self._refusals():
+                # Tokens of a block take 2 KB: pages of 4 KB would be half empty.
+                self._connection.execute("PRAGMA page_size = 8192")
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 self._connection.execute("PRAGMA synchronous = NORMAL")
                 self._connection.execute("PRAGMA secure_delete = ON")

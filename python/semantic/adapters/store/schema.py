@@ -20,7 +20,7 @@ CREATE TABLE nodes (
     parent BLOB NOT NULL,
     tokens BLOB NOT NULL,
     n_tokens INTEGER NOT NULL
-) WITHOUT ROWID;
+);
 CREATE INDEX nodes_by_parent ON nodes (parent, n_tokens);
 CREATE INDEX nodes_by_namespace ON nodes (namespace);
 CREATE TABLE blocks (
