@@ -204,8 +204,9 @@ fn check_sum(bytes: &[u8], members: &Members) -> Result<(), Damage> {
 /// Where the digits of the header's own checksum are.
 fn place_of_sum(bytes: &[u8]) -> Option<usize> {
     let name = format!("\"{HEADER_SUM}\":\"");
-    let at = bytes.windows(name.len()).position(|window| window == name.as_bytes())?;
-    let place = at + name.len();
+    // A quote after a backslash is part of a name that ends like this one.
+    let is_name = |window: &[u8]| window[0] != b'\\' && window[1..] == *name.as_bytes();
+    let place = bytes.windows(1 + name.len()).position(is_name)? + 1 + name.len();
     (place + DIGITS <= bytes.len()).then_some(place)
 }
 
@@ -237,6 +238,15 @@ mod tests {
         expected.tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.bytes));
         assert_eq!(decoded, expected);
         assert_eq!(Header::length(bytes[..8].try_into().unwrap()).unwrap(), bytes.len() as u64);
+    }
+
+    #[test]
+    fn names_that_end_like_the_checksum_are_only_names() {
+        let mut named = header();
+        for name in ["a\"header_checksum", "\\\"header_checksum", "header_checksum\":\""] {
+            named.metadata.insert(name.into(), NO_SUM.into());
+        }
+        assert_eq!(Header::decode(&named.encode().unwrap()).unwrap().metadata, named.metadata);
     }
 
     #[test]
