@@ -117,7 +117,11 @@ impl Header {
     }
 
     /// The length of a header whose first bytes these are, those bytes included.
-    pub(crate) fn length(first: [u8; LENGTH_BYTES]) -> Result<u64, Damage> {
+    ///
+    /// # Errors
+    ///
+    /// [`Damage::Header`] for a length that no header has.
+    pub fn length(first: [u8; LENGTH_BYTES]) -> Result<u64, Damage> {
         let length = u64::from_le_bytes(first);
         if length == 0 || length > LONGEST {
             return Err(Damage::Header(format!("it cannot be {length} bytes long")));
@@ -126,7 +130,11 @@ impl Header {
     }
 
     /// The header that these bytes are, every one of them.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Damage> {
+    ///
+    /// # Errors
+    ///
+    /// [`Damage::Version`], or [`Damage::Header`] for what is none or has changed.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Damage> {
         let members = members(bytes)?;
         check_sum(bytes, &members)?;
         let mut metadata: BTreeMap<String, String> =
