@@ -1,4 +1,5 @@
-# Every target sets up what it needs: Python >= 3.11 and a Rust toolchain are enough.
+# Every target sets up what it needs: Python >= 3.11 and a Rust toolchain are enough, with a C++
+# compiler for `lint` and `fuzz`.
 # `make` alone lists the targets.
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -6,12 +7,21 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust benches -name '*.rs' -o -name Cargo.toml)
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := $(basename $(notdir $(wildcard rust/store/fuzz/fuzz_targets/*.rs)))
+FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+# The instrumentation that libFuzzer counts edges with; a stable compiler has it too. Build scripts
+# must not have it: that is what naming the host is for.
+FUZZ_CARGO = RUSTFLAGS='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares' CARGO_TARGET_DIR=target/fuzz cargo
+FUZZ_BUILD = --quiet --release --locked --target $(FUZZ_HOST) --manifest-path rust/store/fuzz/Cargo.toml
 TARPAULIN := $(if $(filter Linux,$(shell uname -s)),ptrace,llvm)
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-full test-releases lint typecheck format bench coverage \
-    coverage-rust licences sheet wheel clean
+    coverage-rust fuzz licences sheet wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,7 +58,9 @@ test-releases: wheel ## the MLX suites against each supported mlx-lm: all, or RE
 
 lint: $(VENV)/.built typecheck licences ## formatting, clippy, ruff, types, stubs, import contracts, licences
 	cargo fmt --all --check
+	cargo fmt --manifest-path rust/store/fuzz/Cargo.toml --check
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
+	$(FUZZ_CARGO) clippy $(FUZZ_BUILD) --all-targets -- -D warnings
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -63,6 +75,7 @@ licences: $(VENV)/.installed ## every dependency's licence against the policy
 
 format: $(VENV)/.installed ## rewrite the sources in the house format
 	cargo fmt --all
+	cargo fmt --manifest-path rust/store/fuzz/Cargo.toml
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -76,6 +89,20 @@ coverage: $(VENV)/.built ## line coverage of the domain as HTML in htmlcov/
 coverage-rust: ## line coverage of semantic-core, by cargo-tarpaulin (installs it)
 	cargo tarpaulin --version >/dev/null 2>&1 || cargo install --locked cargo-tarpaulin
 	cargo tarpaulin --package semantic-core --engine $(TARPAULIN) --skip-clean --include-files "rust/core/src/*" --out Stdout --out Html --output-dir htmlcov
+
+# What is new is kept below target/fuzz, beside what crashes.
+fuzz: ## any bytes in a store's folder, FUZZ_SECONDS=60 for each fuzz target
+	$(FUZZ_CARGO) build $(FUZZ_BUILD) --bins
+	@mkdir -p $(addprefix target/fuzz/corpus/,$(FUZZ_TARGETS))
+	@for target in $(FUZZ_TARGETS); do \
+	    echo "$$target, $(FUZZ_SECONDS) s" && \
+	    target/fuzz/$(FUZZ_HOST)/release/$$target -max_total_time=$(FUZZ_SECONDS) -timeout=10 \
+	        -rss_limit_mb=1024 -dict=rust/store/fuzz/header.dict \
+	        -artifact_prefix=target/fuzz/$$target- target/fuzz/corpus/$$target \
+	        rust/store/fuzz/corpus/$$target >target/fuzz/$$target.log 2>&1 \
+	        || { tail -n 60 target/fuzz/$$target.log; exit 1; }; \
+	    grep DONE target/fuzz/$$target.log; \
+	done
 
 sheet: $(VENV)/.built ## the memory sheet of the four reference models, as CSV and XLSX
 	$(BIN)/semantic plan --csv project/experiments/memory_sheet.csv --xlsx project/experiments/memory_sheet.xlsx

@@ -117,7 +117,11 @@ impl Header {
     }
 
     /// The length of a header whose first bytes these are, those bytes included.
-    pub(crate) fn length(first: [u8; LENGTH_BYTES]) -> Result<u64, Damage> {
+    ///
+    /// # Errors
+    ///
+    /// [`Damage::Header`] for a length that no header has.
+    pub fn length(first: [u8; LENGTH_BYTES]) -> Result<u64, Damage> {
         let length = u64::from_le_bytes(first);
         if length == 0 || length > LONGEST {
             return Err(Damage::Header(format!("it cannot be {length} bytes long")));
@@ -126,7 +130,11 @@ impl Header {
     }
 
     /// The header that these bytes are, every one of them.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Damage> {
+    ///
+    /// # Errors
+    ///
+    /// [`Damage::Version`], or [`Damage::Header`] for what is none or has changed.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Damage> {
         let members = members(bytes)?;
         check_sum(bytes, &members)?;
         let mut metadata: BTreeMap<String, String> =
@@ -204,8 +212,9 @@ fn check_sum(bytes: &[u8], members: &Members) -> Result<(), Damage> {
 /// Where the digits of the header's own checksum are.
 fn place_of_sum(bytes: &[u8]) -> Option<usize> {
     let name = format!("\"{HEADER_SUM}\":\"");
-    let at = bytes.windows(name.len()).position(|window| window == name.as_bytes())?;
-    let place = at + name.len();
+    // A quote after a backslash is part of a name that ends like this one.
+    let is_name = |window: &[u8]| window[0] != b'\\' && window[1..] == *name.as_bytes();
+    let place = bytes.windows(1 + name.len()).position(is_name)? + 1 + name.len();
     (place + DIGITS <= bytes.len()).then_some(place)
 }
 
@@ -237,6 +246,15 @@ mod tests {
         expected.tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.bytes));
         assert_eq!(decoded, expected);
         assert_eq!(Header::length(bytes[..8].try_into().unwrap()).unwrap(), bytes.len() as u64);
+    }
+
+    #[test]
+    fn names_that_end_like_the_checksum_are_only_names() {
+        let mut named = header();
+        for name in ["a\"header_checksum", "\\\"header_checksum", "header_checksum\":\""] {
+            named.metadata.insert(name.into(), NO_SUM.into());
+        }
+        assert_eq!(Header::decode(&named.encode().unwrap()).unwrap().metadata, named.metadata);
     }
 
     #[test]

@@ -41,8 +41,10 @@ impl Rows {
         if end > self.room {
             return Err(outside());
         }
-        let each = self.room.checked_mul(self.row_bytes);
-        each.and_then(|each| each.checked_mul(self.outer)).ok_or_else(outside)
+        // Where one number is zero, the others can still be too many to multiply.
+        let rows = self.outer.checked_mul(self.room).ok_or_else(outside)?;
+        self.room.checked_mul(self.row_bytes).ok_or_else(outside)?;
+        rows.checked_mul(self.row_bytes).ok_or_else(outside)
     }
 
     /// Bytes in a file: those of the valid rows.
@@ -103,7 +105,16 @@ mod tests {
     fn rows_outside_of_their_room_are_refused() {
         let rows = Rows { outer: 1, room: 4, first: 3, valid: 2, row_bytes: 1 };
         assert!(rows.bytes_in_memory().is_err());
-        let huge = Rows { outer: usize::MAX, room: 2, first: 0, valid: 2, row_bytes: 1 };
-        assert!(huge.bytes_in_memory().is_err());
+    }
+
+    #[test]
+    fn more_rows_than_can_be_counted_are_refused_even_when_they_take_no_bytes() {
+        const MAX: usize = usize::MAX;
+        for (outer, room, row_bytes) in [(MAX, 2, 1), (MAX, 2, 0), (0, MAX, 2), (2, 1, MAX)] {
+            for valid in [room - 1, room] {
+                let rows = Rows { outer, room, first: 0, valid, row_bytes };
+                assert!(rows.bytes_in_memory().is_err(), "{rows:?}");
+            }
+        }
     }
 }
