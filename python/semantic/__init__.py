@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     )
     from semantic.domain.identity import Namespace
     from semantic.domain.layer_group import LayerGroup, StateTensor, TokenTensor
-    from semantic.domain.native import MemoryBudget, PoolSnapshot
+    from semantic.domain.native import PoolSnapshot
     from semantic.domain.policy import EvictionPolicy
     from semantic.domain.reports import CommitReport
-    from semantic.domain.services import BlockPool
+    from semantic.domain.services import BlockPool, MemoryBudget
     from semantic.domain.value_objects import CacheKey, GenerationResult, ModelCacheSpec
 
     __version__: str
@@ -92,7 +92,7 @@ _HOMES = {
     "KVBlock": "domain.entities",
     "LayerGroup": "domain.layer_group",
     "Lease": "application.lease",
-    "MemoryBudget": "domain.native",
+    "MemoryBudget": "domain.services",
     "MemoryStore": "adapters.store.memory",
     "ModelCacheSpec": "domain.value_objects",
     "Namespace": "domain.identity",

@@ -23,6 +23,7 @@ __all__ = [
     "Pool",
     "PoolSnapshot",
     "PrefixIndex",
+    "StoreSecret",
     "TokenIds",
 ]
 
@@ -34,13 +35,13 @@ _Refusal = (
     | tuple[Literal["incomplete_window"], str, int, int]
 )
 
-@final
+@disjoint_base
 class MemoryBudget:
     """A number of bytes that several pools share.
 
     A pool may take what no other pool has taken or been promised:
     `total - sum over the others of max(taken, minimum) - own taken`, up to its own maximum. Cached
-    blocks count as taken; a pool never evicts another pool's.
+    blocks count as taken; a pool evicts another's only through `evict`.
 
     Args:
         total: Bytes, at least 1.
@@ -65,6 +66,20 @@ class MemoryBudget:
     @property
     def free(self) -> int:
         """Bytes that no pool has taken: `used + cached + free == total`."""
+
+    def resize(self, total: int) -> None:
+        """Another number of bytes from now on: what is cached goes as far as it must.
+
+        Raises:
+            PoolConfigurationError: Fewer bytes than the pools' minimums, or than a block.
+            PoolExhaustedError: The pools hold more than that; `bytes_short` says how much.
+        """
+
+    def evict(self, n_bytes: int, spared: Pool | None = None) -> int:
+        """Evict from all pools but one, the least wanted first; how many bytes are free for others.
+
+        Pools keep their minimum. Who holds tensors has to be told: `drain_gone` of each index.
+        """
 
 @final
 class GroupSnapshot:

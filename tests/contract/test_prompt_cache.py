@@ -422,6 +422,6 @@ def test_layers_of_a_draft_that_lag_behind_are_cut(llama):
 def test_a_trim_that_fails_is_counted(llama, monkeypatch):
     cache = PromptCache()
     remember(cache, llama, TOKENS[:300])
-    monkeypatch.setattr(PromptCache, "_evict_bytes", lambda *_: 1 / 0)
-    cache.trim_to(n_bytes=0)
+    monkeypatch.setattr(PromptCache, "_trim_sequences", lambda *_: 1 / 0)
+    cache.trim_to(n_sequences=0)
     assert cache.stats()["failures"] == {"trim": 1}

@@ -3,8 +3,8 @@
 from typing import assert_type
 
 from semantic.domain.entities import AgentBlocks, KVBlock
-from semantic.domain.native import GroupSnapshot, MemoryBudget, Pool, PoolSnapshot
-from semantic.domain.services import BlockPool
+from semantic.domain.native import GroupSnapshot, Pool, PoolSnapshot
+from semantic.domain.services import BlockPool, MemoryBudget
 from semantic.domain.value_objects import ModelCacheSpec
 
 

@@ -20,8 +20,7 @@ from semantic.domain.errors import (
     PoolExhaustedError,
 )
 from semantic.domain.layer_group import LayerGroup, TokenTensor
-from semantic.domain.native import MemoryBudget
-from semantic.domain.services import BlockPool
+from semantic.domain.services import BlockPool, MemoryBudget
 from semantic.domain.value_objects import ModelCacheSpec
 from semantic.testing.specs import dense_spec, hybrid_spec, windowed_spec
 
@@ -660,6 +659,53 @@ def test_a_minimum_that_others_have_taken_cannot_be_promised() -> None:
     assert caught.value.bytes_short == GLOBAL_BYTES
     greedy.free_agent("default")
     BlockPool(dense_spec(), budget=budget, minimum=3 * GLOBAL_BYTES)
+
+
+def test_a_budget_is_resized_while_pools_use_it() -> None:
+    spec = dense_spec()
+    block = spec.bytes_per_block("global")
+    budget = MemoryBudget(20 * block)
+    first, second = BlockPool(spec, budget=budget), BlockPool(spec, budget=budget, minimum=block)
+    first.allocate(4)
+    cached(first, 3)
+    cached(second, 5)
+    budget.resize(30 * block)
+    assert budget.total == 30 * block
+    assert budget.free == 18 * block
+    budget.resize(9 * block)
+    assert (budget.used, budget.cached, budget.free) == (4 * block, 5 * block, 0)
+    for pool in (first, second):
+        reading(pool)
+    assert len(first.drain_evicted()) + len(second.drain_evicted()) == 3
+    budget.resize(5 * block)
+    assert second.snapshot().cached <= block
+    with pytest.raises(PoolExhaustedError) as short:
+        budget.resize(4 * block)
+    assert short.value.bytes_short == block
+    assert budget.total == 5 * block
+    for bad in (0, -1, True, 1.5, 1 << 64, "1GB", float("nan"), block - 1):
+        with pytest.raises((PoolConfigurationError, BlockArgumentTypeError)):
+            budget.resize(bad)  # type: ignore[arg-type]
+    assert budget.total == 5 * block
+    reading(first)
+
+
+def test_idle_bytes_flow_to_the_pool_that_asks_down_to_minimums() -> None:
+    spec = dense_spec()
+    block = spec.bytes_per_block("global")
+    budget = MemoryBudget(10 * block)
+    idle, busy = BlockPool(spec, budget=budget, minimum=2 * block), BlockPool(spec, budget=budget)
+    cached(idle, 6)
+    cached(busy, 4)
+    assert budget.evict(3 * block, busy) == 3 * block
+    assert (idle.snapshot().cached, busy.snapshot().cached) == (3 * block, 4 * block)
+    assert busy.allocate(3)
+    assert budget.evict(9 * block, busy) == block
+    assert (idle.snapshot().cached, busy.snapshot().cached) == (2 * block, 4 * block)
+    assert budget.evict(0) == 0
+    assert budget.evict(99 * block) == 4 * block
+    reading(idle)
+    reading(busy)
 
 
 def test_a_dropped_pool_returns_its_share() -> None:

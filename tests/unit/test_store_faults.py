@@ -110,7 +110,7 @@ def turn_read_only(path: Path) -> None:
 
 
 def test_b30_a_full_disk_loses_nothing_and_serves_on(tmp_path: Path) -> None:
-    on_a_disk_of_its_own(fill_a_small_disk, tmp_path, "1m")
+    on_a_disk_of_its_own(fill_a_small_disk, tmp_path, "2m")
 
 
 def test_b30_a_disk_that_is_read_only_is_said_so(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ computes outside every lock (law 9).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -101,7 +101,6 @@ class SealedBlocks:
         spec: The geometry.
         pool: Where their bytes are counted.
         namespace: Who may share.
-        reclaim: Asked for bytes that eviction here cannot give; answers how many it freed.
         policy: What goes first, for the whole pool; None leaves it as it is.
         clock: Time; None: the machine's.
         key_bytes: Bytes of a key that are used; tests make keys collide with fewer.
@@ -114,7 +113,6 @@ class SealedBlocks:
         pool: BlockPool,
         namespace: Namespace,
         *,
-        reclaim: Callable[[int], int] | None = None,
         policy: EvictionPolicy | None = None,
         clock: Clock | None = None,
         key_bytes: int = KEY_BYTES,
@@ -123,11 +121,11 @@ class SealedBlocks:
         self.root = namespace.root
         self._spec = spec
         self._pool = pool
-        self._reclaim = reclaim
         self.index = PrefixIndex(pool, namespace.root, key_bytes)
         self._kinds = list(_KINDS)
         self._clock = clock or SystemClock()
         self._on_event = on_event
+        pool.budget.listen(self)
         if on_event is not None:
             self.index.subscribe()
         self._time_to_live = policy.time_to_live if policy is not None else None
@@ -242,7 +240,7 @@ class SealedBlocks:
     ) -> Draft | CommitReport:
         drafted = self.index.draft(tokens, known, agent_id, milliseconds(self._clock))
         short = drafted.bytes_short if isinstance(drafted, Draft) else _bytes_short(drafted)
-        if short and self._reclaim is not None and self._reclaim(short) >= short:
+        if short and self._pool.budget.evict(short, self._pool) >= short:
             if isinstance(drafted, Draft):
                 drafted.abandon()
             drafted = self.index.draft(tokens, known, agent_id, milliseconds(self._clock))
@@ -300,7 +298,7 @@ class SealedBlocks:
             self._pool.charge("live", n_bytes)
         except PoolExhaustedError as error:
             short = error.bytes_short
-            if self._reclaim is None or self._reclaim(short) < short:
+            if self._pool.budget.evict(short, self._pool) < short:
                 raise
             self._pool.charge("live", n_bytes)
         self.after()

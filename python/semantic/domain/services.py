@@ -8,19 +8,92 @@ no Python.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Mapping
-from typing import NoReturn, Self
+from typing import NoReturn, Protocol, Self
 
 from semantic.domain._check import whole_number
 from semantic.domain.entities import AgentBlocks, KVBlock
 from semantic.domain.errors import PoolConfigurationError
 from semantic.domain.layer_group import BLOCK_TOKENS, LayerGroup
-from semantic.domain.native import MemoryBudget, Pool
+from semantic.domain.native import MemoryBudget as NativeBudget
+from semantic.domain.native import Pool
 from semantic.domain.value_objects import ModelCacheSpec
 
 __all__ = ["BlockPool", "MemoryBudget"]
 
 _Group = tuple[str, str, int, int | None, int, int | None, int, int | None]
+
+
+class MemoryBudget(NativeBudget):
+    """A number of bytes that several pools share.
+
+    A pool may take what no other pool has taken or been promised:
+    `total - sum over the others of max(taken, minimum) - own taken`, up to its own maximum. What
+    others have cached goes for it, the least wanted first, down to their minimums.
+
+    Args:
+        total: Bytes, at least 1.
+
+    Raises:
+        PoolConfigurationError: Not a whole number of bytes, or none.
+    """
+
+    __slots__ = ("__weakref__", "_listeners")
+
+    _listeners: weakref.WeakSet[_Listener]
+
+    def __new__(cls, total: int) -> Self:
+        """Build the native budget; everything is said there, nothing is left for `__init__`."""
+        budget = super().__new__(cls, total)
+        budget._listeners = weakref.WeakSet()
+        return budget
+
+    def listen(self, listener: _Listener) -> None:
+        """Have `listener.after()` called when blocks of its pool may have gone. Held weakly."""
+        self._listeners.add(listener)
+
+    def resize(self, total: int) -> None:
+        """Another number of bytes from now on: what is cached goes as far as it must.
+
+        Args:
+            total: Bytes, at least 1.
+
+        Raises:
+            PoolConfigurationError: Fewer bytes than the pools' minimums, or than a block.
+            PoolExhaustedError: The pools hold more than that; `bytes_short` says how much. The
+                total is what it was.
+        """
+        try:
+            super().resize(total)
+        finally:
+            self._tell()
+
+    def evict(self, n_bytes: int, spared: Pool | None = None) -> int:
+        """Evict from all pools but one, the least wanted first, down to their minimums.
+
+        Args:
+            n_bytes: Bytes to free, as far as possible.
+            spared: The pool that they are for.
+
+        Returns:
+            Bytes that are free for others now.
+        """
+        try:
+            return super().evict(n_bytes, spared)
+        finally:
+            self._tell()
+
+    def _tell(self) -> None:
+        for listener in list(self._listeners):
+            listener.after()
+
+
+class _Listener(Protocol):
+    """Who holds the tensors of blocks."""
+
+    def after(self) -> None:
+        """Let go of the tensors of blocks that are gone."""
 
 
 class BlockPool(Pool):
@@ -43,10 +116,12 @@ class BlockPool(Pool):
         PoolExhaustedError: Others have taken too much of the budget to promise the minimum.
     """
 
-    __slots__ = ("__weakref__", "_spec", "_swap", "contents")
+    __slots__ = ("__weakref__", "_spec", "_swap", "budget", "contents")
 
     _spec: ModelCacheSpec
     _swap: threading.RLock
+    budget: MemoryBudget
+    """The budget, its own or shared."""
     contents: dict[int, Mapping[str, object]]
     """The tensors of sealed blocks by id, for all namespaces of the pool. The pool never looks."""
 
@@ -63,8 +138,9 @@ class BlockPool(Pool):
     ) -> Self:
         """Build the native pool; everything is said there, nothing is left for `__init__`."""
         groups = _native_groups(spec)
-        total = _total(spec, total_memory, total_blocks, budget)
-        pool = super().__new__(cls, groups, total, minimum, maximum, arrays_max)
+        shared = _budget(spec, total_memory, total_blocks, budget)
+        pool = super().__new__(cls, groups, shared, minimum, maximum, arrays_max)
+        pool.budget = shared
         pool._spec = spec
         pool.contents = {}
         # Re-entrant: a signal handler or a finaliser may ask this pool in the middle of a call.
@@ -149,12 +225,12 @@ def _native_groups(spec: ModelCacheSpec) -> list[_Group]:
     ]
 
 
-def _total(
+def _budget(
     spec: ModelCacheSpec,
     total_memory: int | None,
     total_blocks: int | None,
     budget: MemoryBudget | None,
-) -> int | MemoryBudget:
+) -> MemoryBudget:
     given = [size for size in (total_memory, total_blocks, budget) if size is not None]
     if len(given) != 1:
         raise PoolConfigurationError(
@@ -165,9 +241,11 @@ def _total(
             raise PoolConfigurationError(f"budget must be a MemoryBudget, not {budget!r}")
         return budget
     if total_memory is not None:
-        return whole_number(total_memory, "total_memory", PoolConfigurationError, at_least=1)
+        return MemoryBudget(
+            whole_number(total_memory, "total_memory", PoolConfigurationError, at_least=1)
+        )
     blocks = whole_number(total_blocks, "total_blocks", PoolConfigurationError, at_least=1)
-    return blocks * sum(group.bytes_per_block for group in spec.groups)
+    return MemoryBudget(blocks * sum(group.bytes_per_block for group in spec.groups))
 
 
 def _blocks_in_token_order(

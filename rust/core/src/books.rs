@@ -94,12 +94,7 @@ impl Books<'_> {
             if missing == Cost::default() {
                 return Ok(());
             }
-            if let Some(oldest) = self.blocks.eviction.first() {
-                let id = self.blocks.id(oldest);
-                self.blocks.evicted.push(id);
-                self.uncache(oldest);
-                self.vacate(oldest);
-            } else if !index.evict(self, missing) {
+            if !self.evict(index, missing) {
                 // Everything cached can be evicted; if ever it could not, nothing is overdrawn.
                 return Err(Error::BytesExhausted {
                     requested: cost.bytes,
@@ -107,6 +102,19 @@ impl Books<'_> {
                 });
             }
         }
+    }
+
+    /// Let go of what goes next: a block that nobody indexes, else what the index says, up to so
+    /// much; False when nothing may go.
+    pub(crate) fn evict(&mut self, index: &mut Index, missing: Cost) -> bool {
+        let Some(oldest) = self.blocks.eviction.first() else {
+            return index.evict(self, missing);
+        };
+        let id = self.blocks.id(oldest);
+        self.blocks.evicted.push(id);
+        self.uncache(oldest);
+        self.vacate(oldest);
+        true
     }
 
     /// What is missing of so much as it stands.

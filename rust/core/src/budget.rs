@@ -41,6 +41,20 @@ impl Budget {
         self.total
     }
 
+    /// What is taken by pools or kept for them.
+    pub(crate) fn reserved(&self) -> u64 {
+        self.reserved
+    }
+
+    /// The same shares in another number of bytes.
+    pub(crate) fn resized(&self, total: u64) -> Result<Self, Error> {
+        let Self { reserved, minimums, .. } = *self;
+        if minimums > total && total > 0 {
+            return Err(Error::MinimumsAboveTotal { minimums, total });
+        }
+        Ok(Self { reserved, minimums, ..Self::new(total)? })
+    }
+
     /// Whether the sums are those of `shares`.
     pub(crate) fn agrees_with<'s>(&self, shares: impl Iterator<Item = &'s Share>) -> bool {
         let (mut reserved, mut minimums) = (0, 0);
@@ -92,6 +106,16 @@ impl Share {
     /// The most that this share may ever take.
     pub(crate) fn limit(&self, budget: &Budget) -> u64 {
         self.terms.maximum.map_or(budget.total, |maximum| maximum.min(budget.total))
+    }
+
+    /// What cannot be evicted of it, or is promised to it.
+    pub(crate) fn floor(&self) -> u64 {
+        self.ledger.used().max(self.terms.minimum)
+    }
+
+    /// Whether others may take what is evicted here.
+    pub(crate) fn gives(&self) -> bool {
+        self.ledger.cached > 0 && self.ledger.taken() > self.terms.minimum
     }
 
     /// See that one block of this size can ever be taken.

@@ -2,13 +2,14 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::blocks::Blocks;
+use crate::blocks::{Blocks, Cost};
 use crate::books::Books;
 use crate::budget::{Budget, Share, Terms};
 use crate::error::Error;
 use crate::group::{GroupSpec, Groups};
 use crate::pool::Pool;
 use crate::prefix::Index;
+use crate::prefix::order::Dispensable;
 
 /// The most arrays that a pool may make when nobody says otherwise: Metal's limit of buffers.
 pub const DEFAULT_ARRAYS_MAX: u64 = 499_000;
@@ -29,6 +30,19 @@ impl Member {
     fn pool<'m>(&'m mut self, budget: &'m mut Budget) -> Pool<'m> {
         let Self { share, blocks, index, .. } = self;
         Pool { books: Books { budget, share, blocks }, index }
+    }
+
+    fn evict(&mut self, budget: &mut Budget, bytes: u64) -> bool {
+        let Self { share, blocks, index, .. } = self;
+        Books { budget, share, blocks }.evict(index, Cost { bytes, arrays: 0 })
+    }
+
+    /// How little what goes next is worth; None when nothing may go. What nobody indexes goes before
+    /// everything else.
+    fn least_wanted(&mut self, now: u64) -> Option<(bool, Option<Dispensable>)> {
+        let is_unindexed = self.blocks.eviction.first().is_some();
+        let indexed = self.index.least_wanted(now);
+        (is_unindexed || indexed.is_some()).then_some((is_unindexed, indexed))
     }
 }
 
@@ -139,6 +153,55 @@ impl Memory {
     #[must_use]
     pub fn free(&self) -> u64 {
         self.total() - self.used() - self.cached()
+    }
+
+    /// Evict from all pools, the least wanted first whosever it is, until so many bytes are free that
+    /// any pool may take; the bytes that went. A pool's minimum stays its own.
+    pub fn evict(&mut self, bytes: u64, spared: Option<&PoolKey>) -> u64 {
+        let before = self.budget.reserved();
+        let mut stuck: Vec<u64> = spared.map(|key| key.0).into_iter().collect();
+        let now = self.members.iter().map(|member| member.index.now()).max().unwrap_or(0);
+        loop {
+            let gone = before - self.budget.reserved();
+            let Some(missing) = bytes.checked_sub(gone).filter(|missing| *missing > 0) else {
+                return gone;
+            };
+            let Self { budget, members } = self;
+            let may_give =
+                members.iter_mut().filter(|m| !stuck.contains(&m.key) && m.share.gives());
+            let found = may_give.filter_map(|member| Some((member.least_wanted(now)?, member)));
+            let Some((_, member)) = found.max_by_key(|(worth, _)| *worth) else {
+                return gone;
+            };
+            if !member.evict(budget, missing) {
+                stuck.push(member.key);
+            }
+        }
+    }
+
+    /// Another number of bytes from now on. What is cached goes as far as it must.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EmptyBudget`], [`Error::HugeBudget`], [`Error::MinimumsAboveTotal`] and
+    /// [`Error::BudgetBelowBlock`]; [`Error::BytesExhausted`] when the pools hold more than that. The
+    /// total is what it was then.
+    pub fn resize(&mut self, total: u64) -> Result<(), Error> {
+        let resized = self.budget.resized(total)?;
+        for member in &self.members {
+            member.share.fits_block(&resized, member.blocks.groups.smallest_block_bytes())?;
+        }
+        let floor = self.members.iter().map(|member| member.share.floor()).sum();
+        if floor > total {
+            return Err(Error::BytesExhausted { requested: floor, available: total });
+        }
+        self.evict(self.budget.reserved().saturating_sub(total), None);
+        if self.budget.reserved() > total {
+            let requested = self.budget.reserved();
+            return Err(Error::BytesExhausted { requested, available: total });
+        }
+        self.budget = self.budget.resized(total)?;
+        Ok(())
     }
 
     /// Check the books of the budget and of every pool under it.

@@ -5,9 +5,10 @@ use semantic_core::Memory;
 
 use crate::arguments::Setting;
 use crate::errors::raise;
+use crate::pool::Pool;
 use crate::shared::Shared;
 
-#[pyclass(module = "semantic._native", frozen)]
+#[pyclass(module = "semantic._native", subclass, frozen)]
 pub(crate) struct MemoryBudget {
     pub(crate) shared: Shared,
 }
@@ -38,6 +39,16 @@ impl MemoryBudget {
     #[getter]
     fn free(&self, py: Python<'_>) -> PyResult<u64> {
         self.shared.brief(py, |memory| Ok(memory.free()))
+    }
+
+    fn resize(&self, py: Python<'_>, total: Setting) -> PyResult<()> {
+        self.shared.long(py, |memory| memory.resize(total.0))
+    }
+
+    #[pyo3(signature = (n_bytes, spared = None))]
+    fn evict(&self, py: Python<'_>, n_bytes: Setting, spared: Option<&Pool>) -> PyResult<u64> {
+        let spared = spared.map(Pool::key);
+        self.shared.long(py, |memory| Ok(memory.evict(n_bytes.0, spared)))
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {

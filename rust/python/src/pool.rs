@@ -26,6 +26,10 @@ impl Drop for Pool {
 }
 
 impl Pool {
+    pub(crate) fn key(&self) -> &PoolKey {
+        &self.key
+    }
+
     #[inline]
     pub(crate) fn brief<R: Send>(
         &self,

@@ -219,7 +219,7 @@ class PromptCache:
             if n_sequences is not None:
                 self._trim_sequences(max(0, n_sequences))
             if n_bytes is not None:
-                self._evict_bytes(self.nbytes - max(0, n_bytes))
+                self._budget.evict(max(0, self.nbytes - max(0, n_bytes)))
         except Exception as error:
             _log.exception("a trim failed")
             self._counters.failure("trim", repr(error))
@@ -275,14 +275,6 @@ class PromptCache:
             while len(self) > n_sequences and member.sealed.evict_oldest():
                 pass
 
-    def _evict_bytes(self, n_bytes: int, spared: BlockPool | None = None) -> int:
-        """Evict from the least recently used model on; the bytes that went."""
-        gone = 0
-        for member in self._each_member():
-            if member.pool is not spared and gone < n_bytes:
-                gone += member.sealed.evict_bytes(n_bytes - gone)
-        return gone
-
     # Models ------------------------------------------------------------------------------------
 
     def _member_for(self, model: Hashable, caches: list[Any], n_tokens: int) -> Resources:
@@ -320,7 +312,6 @@ class PromptCache:
             spec,
             pool,
             namespace or Namespace.private(),
-            reclaim=lambda n_bytes: self._evict_bytes(n_bytes, spared=pool),
         )
         tier = None
         if self._store is not None and self.writer is not None and namespace is not None:

@@ -25,6 +25,7 @@ from semantic.adapters.store.veil import Veil
 from semantic.domain._check import whole_number
 from semantic.domain.block_bytes import TensorBytes
 from semantic.domain.errors import (
+    BlockValidationError,
     CacheCorruptionError,
     CachePersistenceError,
     PoolConfigurationError,
@@ -200,7 +201,10 @@ class DiskStore(CataloguedStore):
         if not is_block(opened, name, tokens, [tensor for tensor, _ in memory]):
             raise CacheCorruptionError(f"{file} holds another block than its name says")
         places = {tensor.name: (buffer, tensor.rows) for tensor, buffer in memory}
-        opened.read_into([places[tensor] for tensor, _, _ in opened.tensors])
+        try:
+            opened.read_into([places[tensor] for tensor, _, _ in opened.tensors])
+        except BlockValidationError as error:
+            raise CacheCorruptionError(f"{file} contradicts itself: {error}") from error
         return True
 
     def _remove_file(self, file: str) -> None:

@@ -9,6 +9,7 @@ use crate::id::SlotIndex;
 use crate::prefix::agents::AgentId;
 use crate::prefix::end::{End, EndId};
 use crate::prefix::node::{NodeId, Piece};
+use crate::prefix::order::Dispensable;
 use crate::prefix::{Change, EndHandle, Index, Root};
 
 impl Index {
@@ -20,6 +21,16 @@ impl Index {
         } else {
             self.evict_end(books)
         }
+    }
+
+    /// How little the next to go is worth; None when nothing may go.
+    pub(crate) fn least_wanted(&mut self, now: u64) -> Option<Dispensable> {
+        self.order.first(now.max(self.now)).map(|(_, dispensable)| dispensable)
+    }
+
+    /// The time that the index was last told.
+    pub(crate) fn now(&self) -> u64 {
+        self.now
     }
 
     fn evict_end(&mut self, books: &mut Books<'_>) -> bool {

@@ -35,7 +35,7 @@ mod hit;
 mod leaves;
 mod lookup;
 mod node;
-mod order;
+pub(crate) mod order;
 mod policy;
 mod publish;
 mod wishes;
