@@ -64,8 +64,22 @@ class _LazyBlockMemory:
         return MlxBlockMemory()
 
 
+class _LazyProbe:
+    """The probe, imported when the first model is swapped in."""
+
+    def probe(self, model: object) -> ModelCacheSpec:
+        try:
+            from semantic.adapters.mlx.probe import probe
+        except ImportError as error:
+            raise UnsupportedCacheError(
+                f"a model is probed with MLX: pip install 'semantic-kv[mlx]' ({error})"
+            ) from error
+        return probe(model)
+
+
 class CacheManager(cache_manager.CacheManager):
     """`semantic.application.cache_manager.CacheManager`, with MLX where no other side is given."""
 
     _default_materialiser = _LazyMlx
     _default_block_memory = _LazyBlockMemory
+    _default_spec_source = _LazyProbe

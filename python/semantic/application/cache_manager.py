@@ -2,79 +2,49 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 from semantic.application.clock import SystemClock
 from semantic.application.counters import Counters, FailureCallback
 from semantic.application.events import EventCallback
+from semantic.application.gate import Gate
 from semantic.application.lease import Lease
-from semantic.application.resources import Resources
+from semantic.application.no_mlx import NoBlockMemory, NoMaterialiser, NoSpecSource
+from semantic.application.resources import Resources, stats_of
 from semantic.application.sealed_blocks import Hold, SealedBlocks
 from semantic.application.store_tier import StoreTier
 from semantic.application.store_writer import StoreWriter
 from semantic.domain._check import agent_name
-from semantic.domain.block_bytes import TensorBytes
 from semantic.domain.checkpoints import CheckpointPolicy
 from semantic.domain.errors import (
     AgentNotFoundError,
     BlockValidationError,
+    CachePersistenceError,
     PoolConfigurationError,
     PoolExhaustedError,
-    UnsupportedCacheError,
 )
 from semantic.domain.growth import DEFAULT_PREFILL_STEP
 from semantic.domain.identity import KEY_BYTES, Namespace
 from semantic.domain.native import TokenIds
 from semantic.domain.policy import EvictionPolicy, Hint, Priority
-from semantic.domain.reports import HitPlan
 from semantic.domain.services import BlockPool
 from semantic.domain.value_objects import ModelCacheSpec
 from semantic.ports.outbound import (
-    BlockData,
     BlockMemory,
     BlockStore,
     Caches,
     Clock,
-    LiveCaches,
     Materialiser,
+    SpecSource,
 )
 
 __all__ = ["CacheManager"]
 
 _WAIT_POLL_SECONDS = 0.05
 """How often a waiting admission looks again: another pool may free bytes without telling us."""
-
-
-class _NoMaterialiser:
-    """Stands in where no MLX side was given: accounting works, tensors do not."""
-
-    def open(self, spec: ModelCacheSpec, caches: Caches, n_tokens: int) -> LiveCaches:
-        raise UnsupportedCacheError(_NO_MLX)
-
-    def restore(self, spec: ModelCacheSpec, plan: HitPlan, data: Mapping[int, BlockData]) -> Caches:
-        raise UnsupportedCacheError(_NO_MLX)
-
-    def extract(self, batch_caches: Caches, row: int) -> Caches:
-        raise UnsupportedCacheError(_NO_MLX)
-
-
-class _NoBlockMemory:
-    """Stands in where no MLX side was given."""
-
-    def memory_of(
-        self, data: BlockData, tensors: Sequence[TensorBytes]
-    ) -> Sequence[tuple[TensorBytes, memoryview]]:
-        raise UnsupportedCacheError(_NO_MLX)
-
-    def fresh(
-        self, tensors: Sequence[TensorBytes]
-    ) -> tuple[BlockData, Sequence[tuple[TensorBytes, memoryview]]]:
-        raise UnsupportedCacheError(_NO_MLX)
-
-
-_NO_MLX = "there is no MLX side here: install 'semantic-kv[mlx]', or pass materialiser="
 
 
 class CacheManager:
@@ -98,13 +68,16 @@ class CacheManager:
         clock: Time, for tests.
         key_bytes: Bytes of a block's key that are used, for tests that make keys collide.
         block_memory: The bytes of blocks, for a store. None: MLX's.
+        lease_timeout: Seconds after the last call on a lease at which, when memory is short or the
+            model is swapped, its owner is taken for dead and the lease is aborted; None: never.
 
     Raises:
         PoolConfigurationError: A pool of another spec, or a store without a namespace.
     """
 
-    _default_materialiser: ClassVar[type[Materialiser]] = _NoMaterialiser
-    _default_block_memory: ClassVar[type[BlockMemory]] = _NoBlockMemory
+    _default_materialiser: ClassVar[type[Materialiser]] = NoMaterialiser
+    _default_block_memory: ClassVar[type[BlockMemory]] = NoBlockMemory
+    _default_spec_source: ClassVar[type[SpecSource]] = NoSpecSource
 
     def __init__(
         self,
@@ -121,32 +94,36 @@ class CacheManager:
         clock: Clock | None = None,
         key_bytes: int = KEY_BYTES,
         block_memory: BlockMemory | None = None,
+        lease_timeout: float | None = None,
     ) -> None:
         if pool.spec != spec:
             raise PoolConfigurationError("the pool was made for another spec")
-        if store is not None and namespace is None:
-            raise PoolConfigurationError(
-                "a store needs a namespace: semantic.mlx.namespace(model, path) makes one"
-            )
         given: object = policy
         if not isinstance(given, EvictionPolicy | None):
             raise PoolConfigurationError(f"policy must be an EvictionPolicy, not {given!r}")
         self._clock = clock or SystemClock()
-        sealed = SealedBlocks(
-            spec,
-            pool,
-            namespace or Namespace.private(),
+        self._lease_timeout = lease_timeout
+        self._gate = Gate(self._clock)
+        self._sealed = partial(
+            SealedBlocks,
             policy=policy,
             clock=self._clock,
             key_bytes=key_bytes,
             on_event=on_event,
         )
         counters = Counters(on_failure)
-        tier = None
+        self._writer: StoreWriter | None = None
+        self._tier = None
         if store is not None:
-            writer = StoreWriter(store, counters, self._clock)
-            bytes_of = block_memory or self._default_block_memory()
-            tier = StoreTier(spec, sealed, store, bytes_of, counters, writer)
+            writer = self._writer = StoreWriter(store, counters, self._clock)
+            self._tier = partial(
+                StoreTier,
+                store=store,
+                memory=block_memory or self._default_block_memory(),
+                counters=counters,
+                writer=writer,
+            )
+        sealed, tier = self._sealed_and_tier(spec, pool, namespace)
         self._memory = Resources(
             spec,
             pool,
@@ -156,8 +133,19 @@ class CacheManager:
             checkpoints or CheckpointPolicy(),
             tier,
         )
-        self._released = threading.Condition()
-        self._leases: set[Lease] = set()
+
+    def _check_namespace(self, namespace: Namespace | None) -> None:
+        if self._tier is not None and namespace is None:
+            raise PoolConfigurationError(
+                "a store needs a namespace: semantic.mlx.namespace(model, path) makes one"
+            )
+
+    def _sealed_and_tier(
+        self, spec: ModelCacheSpec, pool: BlockPool, namespace: Namespace | None
+    ) -> tuple[SealedBlocks, StoreTier | None]:
+        self._check_namespace(namespace)
+        sealed = self._sealed(spec, pool, namespace or Namespace.private())
+        return sealed, None if self._tier is None else self._tier(spec, sealed)
 
     @property
     def spec(self) -> ModelCacheSpec:
@@ -201,20 +189,22 @@ class CacheManager:
         if not prompt:
             raise BlockValidationError("tokens must not be empty")
         deadline = self._clock.monotonic() + (wait or 0.0)
-        while True:
-            try:
-                lease = self._admit(agent_id, prompt, max_new_tokens, prefill_step)
-            except PoolExhaustedError:
-                remaining = deadline - self._clock.monotonic()
-                if remaining <= 0:
-                    raise
-                with self._released:
-                    self._released.wait(min(remaining, _WAIT_POLL_SECONDS))
-            else:
-                self._memory.counters.request(len(prompt), lease.cached_tokens)
-                if self._memory.tier is not None:
-                    self._memory.tier.admitted(agent_id)
-                return lease
+        with self._gate.admission(deadline):
+            while True:
+                try:
+                    lease = self._admit(agent_id, prompt, max_new_tokens, prefill_step)
+                except PoolExhaustedError:
+                    if self.expire_leases():
+                        continue
+                    remaining = deadline - self._clock.monotonic()
+                    if remaining <= 0:
+                        raise
+                    self._gate.wait(min(remaining, _WAIT_POLL_SECONDS))
+                else:
+                    self._memory.counters.request(len(prompt), lease.cached_tokens)
+                    if self._memory.tier is not None:
+                        self._memory.tier.admitted(agent_id)
+                    return lease
 
     def _admit(
         self, agent_id: str, prompt: TokenIds, max_new_tokens: int, prefill_step: int
@@ -264,20 +254,83 @@ class CacheManager:
                 hold,
                 live_bytes=peak,
                 prefill_step=prefill_step,
-                on_end=self._lease_ended,
+                on_end=self._gate.leave,
+                clock=self._clock,
             )
-            with self._released:
-                self._leases.add(lease)
+            self._gate.enter(lease)
         except BaseException:
             self._memory.sealed.release(hold)
             self._memory.pool.discharge("live", charged)
             raise
         return lease
 
-    def _lease_ended(self, lease: Lease) -> None:
-        with self._released:
-            self._leases.discard(lease)
-            self._released.notify_all()
+    def expire_leases(self) -> int:
+        """Abort the leases of which nothing was heard for `lease_timeout`; how many those were.
+
+        Admissions do so by themselves when memory is short. Each is counted as a failure.
+        """
+        if self._lease_timeout is None:
+            return 0
+        idle = self._gate.idle(self._lease_timeout)
+        for lease in idle:
+            lease.abort()
+            self._memory.counters.failure("lease_expired", f"of agent {lease.agent_id!r}")
+        return len(idle)
+
+    def swap(
+        self,
+        model: object,
+        *,
+        namespace: Namespace | None = None,
+        wait: float = 0.0,
+        drain: Callable[[Lease], None] | None = None,
+    ) -> None:
+        """Serve another model from now on, with the same bytes.
+
+        Nobody is admitted meanwhile. What is cached of the old model goes from memory, and stays in
+        the store where there is one, to be found when it is swapped back.
+
+        Args:
+            model: The next model, or its `ModelCacheSpec`.
+            namespace: Whose blocks the next model's are; None: a fresh random one.
+            wait: Seconds to wait for running leases, and for what is still to be stored.
+            drain: Called with each running lease, to commit and release it. Commits call MLX: swap
+                on the thread that generates then.
+
+        Raises:
+            PoolConfigurationError: Leases still run, or blocks are held outside of this memory, or
+                the pool cannot serve the model. The old model is served on.
+            CachePersistenceError: What is to be stored was not stored within `wait` seconds.
+        """
+        spec = model if isinstance(model, ModelCacheSpec) else self._probed(model)
+        self._check_namespace(namespace)
+        self._memory.pool.check_spec(spec)
+        deadline = self._clock.monotonic() + wait
+        self.expire_leases()
+        with self._gate.closed(wait, drain):
+            if not self.flush(max(0.0, deadline - self._clock.monotonic())):
+                raise CachePersistenceError("turns are still being stored: wait longer")
+            self._swapped(spec, namespace)
+
+    def _swapped(self, spec: ModelCacheSpec, namespace: Namespace | None) -> None:
+        old, pool = self._memory, self._memory.pool
+        taken = pool.snapshot()
+        if taken.held or taken.live or taken.staging:
+            raise PoolConfigurationError("blocks of the pool are held outside of this memory")
+        old.sealed.clear()
+        pool.reconfigure(spec)
+        pool.contents.clear()
+        try:
+            sealed, tier = self._sealed_and_tier(spec, pool, namespace)
+        except BaseException:
+            pool.reconfigure(old.spec)
+            sealed, tier = self._sealed_and_tier(old.spec, pool, old.sealed.namespace)
+            self._memory = replace(old, sealed=sealed, tier=tier)
+            raise
+        self._memory = replace(old, spec=spec, sealed=sealed, tier=tier)
+
+    def _probed(self, model: object) -> ModelCacheSpec:
+        return self._default_spec_source().probe(model)
 
     def forget(self, agent_id: str) -> int:
         """Forget what an agent published and nobody else needs.
@@ -353,29 +406,11 @@ class CacheManager:
 
     def stats(self) -> dict[str, object]:
         """Counters, sequences and bytes by class, in one reading of the pool."""
-        snapshot = self._memory.pool.snapshot()
-        sequences = self._memory.sealed.sequences()
-        return {
-            **self._memory.counters.as_dict(),
-            "sequences": len(sequences),
-            "running": len(self._leases),
-            "blocks": self._memory.sealed.n_blocks,
-            "evicted_blocks": self._memory.sealed.evicted_blocks,
-            "bytes": {
-                "total": snapshot.total,
-                "free": snapshot.free,
-                "held": snapshot.held,
-                "live": snapshot.live,
-                "staging": snapshot.staging,
-                "cached": snapshot.cached,
-            },
-            "unshared_bytes": sum(self._memory.spec.cached_bytes(e.n_tokens) for e in sequences),
-            **({} if self._memory.tier is None else {"store": self._memory.tier.stats()}),
-        }
+        return {**stats_of(self._memory), "running": len(self._gate)}
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until what was released is stored; False when that took longer than `timeout`."""
-        return self._memory.tier is None or self._memory.tier.writer.flush(timeout)
+        return self._writer is None or self._writer.flush(timeout)
 
     def close(self, timeout: float | None = None) -> bool:
         """Store what waits, and stop writing. Idempotent; the store stays open.
@@ -383,7 +418,7 @@ class CacheManager:
         Returns:
             Whether all of it was stored within `timeout` seconds.
         """
-        return self._memory.tier is None or self._memory.tier.writer.close(timeout)
+        return self._writer is None or self._writer.close(timeout)
 
     def capture_batch(self, batch_caches: Caches, row: int) -> Caches:
         """One row of BatchGenerator's caches as single caches, ready for `Lease.commit`.

@@ -18,7 +18,7 @@ from semantic.domain.errors import (
 )
 from semantic.domain.native import TokenIds
 from semantic.domain.reports import CommitReport, HitPlan
-from semantic.ports.outbound import Caches
+from semantic.ports.outbound import Caches, Clock
 
 __all__ = ["Lease"]
 
@@ -43,6 +43,7 @@ class Lease:
         live_bytes: int,
         prefill_step: int,
         on_end: Callable[[Lease], None],
+        clock: Clock,
     ) -> None:
         self._memory = memory
         self._agent_id = agent_id
@@ -53,6 +54,9 @@ class Lease:
         self._live_bytes = live_bytes
         self._prefill_step = prefill_step
         self._on_end = on_end
+        self._clock = clock
+        self.last_used = clock.monotonic()
+        """When something was last heard of its owner, by the memory's clock."""
         self._published: list[int] = []
         self._to_store: list[TokenIds] = []
         self._lock = threading.Lock()
@@ -77,6 +81,11 @@ class Lease:
     def live_bytes(self) -> int:
         """Bytes charged for this sequence's own buffers."""
         return self._live_bytes
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was released, aborted, or has expired."""
+        return self._ended
 
     def materialise(self) -> Caches | None:
         """mlx-lm caches positioned at `cached_tokens`; None on a miss.
@@ -223,5 +232,6 @@ class Lease:
             self.abort()
 
     def _refuse_ended(self) -> None:
+        self.last_used = self._clock.monotonic()
         if self._ended:
             raise BlockOperationError(f"the lease of agent {self._agent_id!r} has ended")

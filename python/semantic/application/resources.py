@@ -12,7 +12,7 @@ from semantic.domain.services import BlockPool
 from semantic.domain.value_objects import ModelCacheSpec
 from semantic.ports.outbound import Materialiser
 
-__all__ = ["Resources"]
+__all__ = ["Resources", "stats_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +26,25 @@ class Resources:
     counters: Counters
     checkpoints: CheckpointPolicy
     tier: StoreTier | None = None
+
+
+def stats_of(memory: Resources) -> dict[str, object]:
+    """Counters, sequences and bytes by class, in one reading of the pool."""
+    snapshot = memory.pool.snapshot()
+    sequences = memory.sealed.sequences()
+    return {
+        **memory.counters.as_dict(),
+        "sequences": len(sequences),
+        "blocks": memory.sealed.n_blocks,
+        "evicted_blocks": memory.sealed.evicted_blocks,
+        "bytes": {
+            "total": snapshot.total,
+            "free": snapshot.free,
+            "held": snapshot.held,
+            "live": snapshot.live,
+            "staging": snapshot.staging,
+            "cached": snapshot.cached,
+        },
+        "unshared_bytes": sum(memory.spec.cached_bytes(end.n_tokens) for end in sequences),
+        **({} if memory.tier is None else {"store": memory.tier.stats()}),
+    }

@@ -118,6 +118,7 @@ class SealedBlocks:
         key_bytes: int = KEY_BYTES,
         on_event: EventCallback | None = None,
     ) -> None:
+        self.namespace = namespace
         self.root = namespace.root
         self._spec = spec
         self._pool = pool

@@ -14,7 +14,7 @@ from typing import NoReturn, Protocol, Self
 
 from semantic.domain._check import whole_number
 from semantic.domain.entities import AgentBlocks, KVBlock
-from semantic.domain.errors import PoolConfigurationError
+from semantic.domain.errors import PoolConfigurationError, PoolExhaustedError
 from semantic.domain.layer_group import BLOCK_TOKENS, LayerGroup
 from semantic.domain.native import MemoryBudget as NativeBudget
 from semantic.domain.native import Pool
@@ -116,9 +116,10 @@ class BlockPool(Pool):
         PoolExhaustedError: Others have taken too much of the budget to promise the minimum.
     """
 
-    __slots__ = ("__weakref__", "_spec", "_swap", "budget", "contents")
+    __slots__ = ("__weakref__", "_maximum", "_spec", "_swap", "budget", "contents")
 
     _spec: ModelCacheSpec
+    _maximum: int | None
     _swap: threading.RLock
     budget: MemoryBudget
     """The budget, its own or shared."""
@@ -139,8 +140,14 @@ class BlockPool(Pool):
         """Build the native pool; everything is said there, nothing is left for `__init__`."""
         groups = _native_groups(spec)
         shared = _budget(spec, total_memory, total_blocks, budget)
-        pool = super().__new__(cls, groups, shared, minimum, maximum, arrays_max)
+        try:
+            pool = super().__new__(cls, groups, shared, minimum, maximum, arrays_max)
+        except PoolExhaustedError as error:
+            # What others have cached gives way to a promise.
+            shared.evict(error.bytes_short)
+            pool = super().__new__(cls, groups, shared, minimum, maximum, arrays_max)
         pool.budget = shared
+        pool._maximum = maximum
         pool._spec = spec
         pool.contents = {}
         # Re-entrant: a signal handler or a finaliser may ask this pool in the middle of a call.
@@ -197,6 +204,16 @@ class BlockPool(Pool):
         with self._swap:
             super().regroup(groups)
             self._spec = new_spec
+
+    def check_spec(self, new_spec: ModelCacheSpec) -> None:
+        """Refuse a geometry that this pool could never serve, as `reconfigure` would.
+
+        Raises:
+            PoolConfigurationError: It cannot be counted, or no block of it fits.
+        """
+        total = self.budget.total
+        limit = total if self._maximum is None else min(total, self._maximum)
+        Pool(_native_groups(new_spec), limit)
 
     def regroup(self, groups: object) -> NoReturn:
         """Refused: the groups of a pool with a spec change through `reconfigure`.
