@@ -44,6 +44,10 @@ def test_two_agents_share_a_system_prompt_and_the_stats_say_so(
     parts = ("free", "held", "live", "staging", "cached")
     assert sum(classes[part] for part in parts) == classes["total"]
 
+    reply = api.get("/metrics")
+    assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert f'semantic_cached_tokens_total{{model=""}} {float(cached_tokens(second))}' in reply.text
+
 
 def test_prompts_that_part_inside_a_message_are_restored_where_they_part(
     serve: Callable[..., tuple[Any, Any]],

@@ -201,7 +201,9 @@ class CacheManager:
                         raise
                     self._gate.wait(min(remaining, _WAIT_POLL_SECONDS))
                 else:
-                    self._memory.counters.request(len(prompt), lease.cached_tokens)
+                    self._memory.counters.request(
+                        len(prompt), lease.cached_tokens, lease.matched_tokens
+                    )
                     if self._memory.tier is not None:
                         self._memory.tier.admitted(agent_id)
                     return lease

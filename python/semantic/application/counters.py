@@ -12,6 +12,15 @@ __all__ = ["Counters", "FailureCallback"]
 FailureCallback = Callable[[str, str], None]
 """Called with (reason, detail) for each failure that was turned into a miss."""
 
+_COUNTS = (
+    "requests",
+    "hits",
+    "prompt_tokens",
+    "cached_tokens",
+    "unrestorable_tokens",
+    "view_bytes",
+)
+
 _log = logging.getLogger("semantic")
 
 
@@ -27,14 +36,16 @@ class Counters:
         self._on_failure = on_failure
         self._counts: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
+        self._steps: dict[str, tuple[int, float, int]] = {}
 
-    def request(self, prompt_tokens: int, cached_tokens: int) -> None:
-        """One lookup: how long the prompt was and how much of it was cached."""
+    def request(self, prompt_tokens: int, cached_tokens: int, matched_tokens: int = 0) -> None:
+        """One lookup: how long the prompt was, how much of it was restored, how much was there."""
         with self._lock:
             self._counts["requests"] += 1
             self._counts["hits"] += cached_tokens > 0
             self._counts["prompt_tokens"] += prompt_tokens
             self._counts["cached_tokens"] += cached_tokens
+            self._counts["unrestorable_tokens"] += max(0, matched_tokens - cached_tokens)
 
     def views_released(self, n_bytes: int) -> None:
         """A capture found views in the running caches that kept so many bytes beyond `nbytes`."""
@@ -42,6 +53,12 @@ class Counters:
             self._counts["view_bytes"] += n_bytes
         if n_bytes:
             _log.info("released %d bytes that views in the caches kept alive", n_bytes)
+
+    def step(self, name: str, seconds: float, n_bytes: int) -> None:
+        """A restore or a capture took so long, and moved so many bytes."""
+        with self._lock:
+            count, total, moved = self._steps.get(name, (0, 0.0, 0))
+            self._steps[name] = count + 1, total + seconds, moved + n_bytes
 
     def failure(self, reason: str, detail: str) -> None:
         """Something went wrong and was served without the cache."""
@@ -54,14 +71,15 @@ class Counters:
             except Exception:
                 _log.exception("the failure callback failed")
 
-    def as_dict(self) -> dict[str, int | float | Mapping[str, int]]:
-        """Counts so far: requests, hits, tokens, hit rate, failures, bytes released from views."""
+    def as_dict(self) -> dict[str, int | float | Mapping[str, object]]:
+        """Counts so far: requests, hits, tokens, hit rate, failures, bytes released from views.
+
+        `unrestorable_tokens` were cached, and could not be restored where the prompts parted;
+        `steps` has count, seconds and bytes of restores and captures.
+        """
         with self._lock:
-            counts = {
-                name: self._counts[name]
-                for name in ("requests", "hits", "prompt_tokens", "cached_tokens", "view_bytes")
-            }
-            failures = dict(self._failures)
+            counts = {name: self._counts[name] for name in _COUNTS}
+            failures, steps = dict(self._failures), dict(self._steps)
         prompt_tokens = counts["prompt_tokens"]
         rate = counts["cached_tokens"] / prompt_tokens if prompt_tokens else 0.0
-        return {**counts, "hit_rate": rate, "failures": failures}
+        return {**counts, "hit_rate": rate, "failures": failures, "steps": steps}

@@ -9,6 +9,7 @@ from types import TracebackType
 
 from semantic.application.publish import publish_caches
 from semantic.application.resources import Resources
+from semantic.application.restore import restored
 from semantic.application.sealed_blocks import Hold
 from semantic.domain.errors import (
     BlockOperationError,
@@ -73,6 +74,11 @@ class Lease:
         return self._hold.n_tokens
 
     @property
+    def matched_tokens(self) -> int:
+        """Leading tokens that are cached in some way, whether or not they can be restored."""
+        return self._matched
+
+    @property
     def plan(self) -> HitPlan:
         """Where the hit's rows come from."""
         return self._hold.plan
@@ -101,9 +107,7 @@ class Lease:
         if not self.cached_tokens:
             return None
         try:
-            return self._memory.materialiser.restore(
-                self._memory.spec, self._hold.plan, self._hold.data
-            )
+            return restored(self._memory, self._hold)
         except UnsupportedCacheError:
             raise
         except Exception as error:

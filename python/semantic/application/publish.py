@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from semantic.application.resources import Resources
 from semantic.application.sealed_blocks import Publication
@@ -52,6 +53,7 @@ def publish_caches(
         kind: What kind of segment ends here.
         exact: Refuse caches whose length is not that of `tokens`; else publish what both have.
     """
+    start = time.perf_counter()
     try:
         live = memory.materialiser.open(memory.spec, caches, len(tokens))
         if exact and live.n_tokens != len(tokens):
@@ -65,6 +67,8 @@ def publish_caches(
             kind,
         )
         memory.counters.views_released(live.view_bytes)
+        seconds = time.perf_counter() - start
+        memory.counters.step("capture", seconds, publication.captured_bytes)
     except Exception as error:
         reason = reason_of(error)
         if reason == "failed":

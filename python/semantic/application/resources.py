@@ -8,11 +8,12 @@ from semantic.application.counters import Counters
 from semantic.application.sealed_blocks import SealedBlocks
 from semantic.application.store_tier import StoreTier
 from semantic.domain.checkpoints import CheckpointPolicy
+from semantic.domain.native import PoolSnapshot
 from semantic.domain.services import BlockPool
 from semantic.domain.value_objects import ModelCacheSpec
 from semantic.ports.outbound import Materialiser
 
-__all__ = ["Resources", "stats_of"]
+__all__ = ["Resources", "groups_of", "stats_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,19 @@ class Resources:
     counters: Counters
     checkpoints: CheckpointPolicy
     tier: StoreTier | None = None
+
+
+def groups_of(snapshot: PoolSnapshot) -> dict[str, dict[str, int]]:
+    """Blocks by layer group and state."""
+    return {
+        group.name: {
+            "held": group.held_blocks,
+            "staged": group.staged_blocks,
+            "leased": group.leased_blocks,
+            "cached": group.cached_blocks,
+        }
+        for group in snapshot.groups
+    }
 
 
 def stats_of(memory: Resources) -> dict[str, object]:
@@ -45,6 +59,7 @@ def stats_of(memory: Resources) -> dict[str, object]:
             "staging": snapshot.staging,
             "cached": snapshot.cached,
         },
+        "groups": groups_of(snapshot),
         "unshared_bytes": sum(memory.spec.cached_bytes(end.n_tokens) for end in sequences),
         **({} if memory.tier is None else {"store": memory.tier.stats()}),
     }

@@ -88,10 +88,11 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What a publication answered, and the end that its agent newly claims, if any."""
+    """What a publication answered, the end that its agent newly claims, and bytes of new blocks."""
 
     report: CommitReport
     end: int | None = None
+    captured_bytes: int = 0
 
 
 class SealedBlocks:
@@ -218,7 +219,9 @@ class SealedBlocks:
         self.after()
         if isinstance(draft, CommitReport):
             return Publication(draft)
-        staged = [block_id for _, rows in draft.spans for block_id, _, _ in rows]
+        spans = draft.spans
+        staged = [block_id for _, rows in spans for block_id, _, _ in rows]
+        n_bytes = sum(self._spec.bytes_per_block(group) * len(rows) for group, rows in spans)
         try:
             self._capture(draft, live)
             end, is_new_end, is_new_agent = draft.publish(agent_id, self._kind(kind))
@@ -234,7 +237,7 @@ class SealedBlocks:
             report = CommitReport(draft.n_tokens, reason, f"of {len(tokens)} tokens")
         else:
             report = CommitReport(len(tokens), "published" if is_new_end else "already_cached")
-        return Publication(report, end if is_new_agent else None)
+        return Publication(report, end if is_new_agent else None, n_bytes)
 
     def _draft(
         self, tokens: TokenIds, known: Sequence[Sequence[tuple[int, int]]], agent_id: str

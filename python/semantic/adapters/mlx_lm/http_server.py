@@ -1,4 +1,4 @@
-"""The HTTP side of `semantic serve`: the socket, one route more, and the wish to end.
+"""The HTTP side of `semantic serve`: the socket, two routes more, and the wish to end.
 
 The port is bound at birth and the generator comes later. Signals set a flag that the serving loop
 reads: an exception thrown into any line of ours could leave the generation thread behind.
@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import ThreadingHTTPServer
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from semantic.domain.errors import SemanticError
 
 __all__ = [
+    "METRICS_PATH",
     "POLL_SECONDS",
     "STATS_PATH",
     "HttpServer",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 STATS_PATH = "/v1/semantic/stats"
+METRICS_PATH = "/metrics"
 POLL_SECONDS = 0.1
 _FAREWELL_SECONDS = 1.5
 
@@ -136,36 +138,56 @@ def _refuse_address(host: str, port: int, error: OSError) -> NoReturn:
 
 
 def handler_class(server: Any) -> Any:
-    """The request handler of the module `mlx_lm.server`, and one route more."""
+    """The request handler of the module `mlx_lm.server`, and two routes more."""
 
     def do_get(self: Any) -> None:
-        if urlsplit(self.path).path == STATS_PATH:
-            _send_stats(self)
+        path = urlsplit(self.path).path
+        if path == STATS_PATH:
+            _send(self, _stats)
+        elif path == METRICS_PATH:
+            _send(self, _metrics)
         else:
             server.APIHandler.do_GET(self)
 
     return type("SemanticAPIHandler", (server.APIHandler,), {"do_GET": do_get})
 
 
-def _send_stats(handler: Any) -> None:
+_Answer = tuple[str, bytes]
+
+
+def _stats(cache: Any) -> _Answer:
+    return "application/json", json.dumps(dict(cache.stats())).encode()
+
+
+def _metrics(cache: Any) -> _Answer:
+    # Imported when first asked for: a server without this route needs no Prometheus client.
+    from semantic.adapters.metrics import CONTENT_TYPE, exposition
+
+    return CONTENT_TYPE, exposition(cache.stats)
+
+
+def _send(handler: Any, answer_of: Callable[[Any], _Answer]) -> None:
     # The generator drops its cache when it stops.
     cache = getattr(handler.response_generator, "prompt_cache", None)
-    status, answer = 200, {}
+    status, kind = 200, "application/json"
     try:
         if cache is None:
-            status, answer = 503, {"error": "the server is shutting down"}
+            status, body = 503, _error("the server is shutting down")
         else:
-            answer = dict(cache.stats())
+            kind, body = answer_of(cache)
     except Exception as error:
         _log.exception("the prompt cache could not report its state")
-        status, answer = 500, {"error": f"{type(error).__name__}: {error}"}
-    body = json.dumps(answer).encode()
+        status, body = 500, _error(f"{type(error).__name__}: {error}")
     handler.send_response(status)
-    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Type", kind)
     handler.send_header("Content-Length", str(len(body)))
     handler._set_cors_headers()
     handler.end_headers()
     handler.wfile.write(body)
+
+
+def _error(text: str) -> bytes:
+    return json.dumps({"error": text}).encode()
 
 
 @contextlib.contextmanager

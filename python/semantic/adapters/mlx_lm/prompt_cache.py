@@ -19,7 +19,8 @@ from semantic.adapters.mlx.materialise import MlxMaterialiser
 from semantic.adapters.mlx_lm.model_identity import namespace_of_key
 from semantic.application.counters import Counters, FailureCallback
 from semantic.application.publish import publish_caches, reason_of
-from semantic.application.resources import Resources
+from semantic.application.resources import Resources, groups_of
+from semantic.application.restore import restored
 from semantic.application.sealed_blocks import SealedBlocks
 from semantic.application.store_tier import StoreTier
 from semantic.application.store_writer import StoreWriter
@@ -117,13 +118,13 @@ class PromptCache:
             Fresh caches and the tokens that are left to compute, at least one; or None and all
             tokens.
         """
-        caches, cached_tokens = None, 0
+        caches, cached_tokens, matched_tokens = None, 0, 0
         try:
-            caches, cached_tokens = self._fetch(model, TokenIds(tokens))
+            caches, cached_tokens, matched_tokens = self._fetch(model, TokenIds(tokens))
         except Exception as error:
             _log.exception("a fetch failed")
             self._counters.failure(reason_of(error), repr(error))
-        self._counters.request(len(tokens), cached_tokens)
+        self._counters.request(len(tokens), cached_tokens, matched_tokens)
         return (caches, tokens[cached_tokens:]) if caches else (None, tokens)
 
     def insert_cache(
@@ -178,19 +179,20 @@ class PromptCache:
             self._counters.failure(reason_of(error), repr(error))
             return ()
 
-    def _fetch(self, model: Any, tokens: TokenIds) -> tuple[list[Any] | None, int]:
+    def _fetch(self, model: Any, tokens: TokenIds) -> tuple[list[Any] | None, int, int]:
+        """Caches, tokens that they hold, and tokens that were cached in some way."""
         member = self._best_member(model, tokens) or self._stored_member(model)
         if member is None:
-            return None, 0
+            return None, 0, 0
         if member.tier is not None:
             member.tier.fetch(tokens, member.sealed.plan(tokens).n_tokens, _OWNER)
         hold = member.sealed.hold(tokens)
         try:
             if not hold.n_tokens:
-                return None, 0
-            caches = self._materialiser.restore(member.spec, hold.plan, hold.data)
+                return None, 0, hold.matched_tokens
+            caches = restored(member, hold)
             member.sealed.used(hold, _OWNER)
-            return caches, hold.n_tokens
+            return caches, hold.n_tokens, hold.matched_tokens
         finally:
             member.sealed.release(hold)
 
@@ -246,6 +248,10 @@ class PromptCache:
             name: sum(getattr(snapshot, name) for snapshot in snapshots)
             for name in ("held", "staging", "cached")
         }
+        groups: dict[str, Counter[str]] = {}
+        for snapshot in snapshots:
+            for name, states in groups_of(snapshot).items():
+                groups.setdefault(name, Counter()).update(states)
         ends = [(m.spec, end.n_tokens) for m in members for end in m.sealed.sequences()]
         return {
             **self._counters.as_dict(),
@@ -258,6 +264,7 @@ class PromptCache:
                 "live": self._running_bytes,
                 **by_class,
             },
+            "groups": {name: dict(states) for name, states in groups.items()},
             "unshared_bytes": sum(spec.cached_bytes(end) for spec, end in ends),
             **self._store_stats(members),
         }
