@@ -12,15 +12,6 @@ __all__ = ["Counters", "FailureCallback"]
 FailureCallback = Callable[[str, str], None]
 """Called with (reason, detail) for each failure that was turned into a miss."""
 
-_COUNTS = (
-    "requests",
-    "hits",
-    "prompt_tokens",
-    "cached_tokens",
-    "unrestorable_tokens",
-    "view_bytes",
-)
-
 _log = logging.getLogger("semantic")
 
 
@@ -34,23 +25,27 @@ class Counters:
     def __init__(self, on_failure: FailureCallback | None = None) -> None:
         self._lock = threading.Lock()
         self._on_failure = on_failure
-        self._counts: Counter[str] = Counter()
+        # Plain numbers: every request counts here.
+        self._requests = self._hits = self._view_bytes = 0
+        self._prompt_tokens = self._cached_tokens = self._unrestorable_tokens = 0
         self._failures: Counter[str] = Counter()
         self._steps: dict[str, tuple[int, float, int]] = {}
 
     def request(self, prompt_tokens: int, cached_tokens: int, matched_tokens: int = 0) -> None:
         """One lookup: how long the prompt was, how much of it was restored, how much was there."""
         with self._lock:
-            self._counts["requests"] += 1
-            self._counts["hits"] += cached_tokens > 0
-            self._counts["prompt_tokens"] += prompt_tokens
-            self._counts["cached_tokens"] += cached_tokens
-            self._counts["unrestorable_tokens"] += max(0, matched_tokens - cached_tokens)
+            self._requests += 1
+            self._prompt_tokens += prompt_tokens
+            if cached_tokens:
+                self._hits += 1
+                self._cached_tokens += cached_tokens
+            if matched_tokens > cached_tokens:
+                self._unrestorable_tokens += matched_tokens - cached_tokens
 
     def views_released(self, n_bytes: int) -> None:
         """A capture found views in the running caches that kept so many bytes beyond `nbytes`."""
         with self._lock:
-            self._counts["view_bytes"] += n_bytes
+            self._view_bytes += n_bytes
         if n_bytes:
             _log.info("released %d bytes that views in the caches kept alive", n_bytes)
 
@@ -78,7 +73,14 @@ class Counters:
         `steps` has count, seconds and bytes of restores and captures.
         """
         with self._lock:
-            counts = {name: self._counts[name] for name in _COUNTS}
+            counts = {
+                "requests": self._requests,
+                "hits": self._hits,
+                "prompt_tokens": self._prompt_tokens,
+                "cached_tokens": self._cached_tokens,
+                "unrestorable_tokens": self._unrestorable_tokens,
+                "view_bytes": self._view_bytes,
+            }
             failures, steps = dict(self._failures), dict(self._steps)
         prompt_tokens = counts["prompt_tokens"]
         rate = counts["cached_tokens"] / prompt_tokens if prompt_tokens else 0.0
