@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from semantic.cli.extras import missing_message
-from semantic.cli.options import context_lengths, memory_size
-from semantic.cli.plan_sheet import Cell, Sheet, make_sheet, write_csv, write_xlsx
+from semantic.cli.options import context_length, context_lengths, memory_size
+from semantic.cli.plan_sheet import Cell, PlanOptions, Sheet, make_sheet, write_csv, write_xlsx
 from semantic.cli.sizes import format_size
 from semantic.domain.errors import SemanticError
 
@@ -19,9 +19,12 @@ __all__ = ["register"]
 _MEMORY = "8GB,16GB,24GB,64GB,128GB,192GB"
 _HELP = """Size a machine: bytes per token and block, live and cached bytes, agents that fit.
 
-    Counts the KV cache alone: what the weights take has to be subtracted from the memory first.
+    Counts the KV cache alone, unless --weights subtracts what the weights take first.
     """
-_EPILOG = "Example: semantic plan gemma-3-12b ./my-model --memory 24GB,64GB --context 4K,32K"
+_EPILOG = (
+    "Example: semantic plan gemma-3-12b ./my-model --memory 24GB,64GB --context 4K,32K "
+    "--weight-bits 4 --agents 10 --shared-prefix 2000 --basis cached"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -44,6 +47,34 @@ def _plan(
         str,
         typer.Option(help="What an agent costs: peak (of its prefill), live, or cached (at rest)."),
     ] = "peak",
+    agents: Annotated[
+        int | None, typer.Option(min=1, help="Say what so many agents take, too.")
+    ] = None,
+    shared_prefix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKENS",
+            help="Leading tokens that all agents have in common, such as 2000 or 2K: kept once at "
+            "rest, so they count with --basis cached.",
+        ),
+    ] = None,
+    kv_bits: Annotated[
+        int | None, typer.Option(help="Keep cached blocks in 8 or 4 bits; as they run if left out.")
+    ] = None,
+    weights: Annotated[
+        bool,
+        typer.Option(
+            "--weights/--no-weights",
+            help="Subtract the weights from the memory: from the files of a model folder, else "
+            "from the number of parameters.",
+        ),
+    ] = False,
+    weight_bits: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=16, help="Bits of each weight, in groups of 64; implies --weights."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV, too.")] = None,
     xlsx: Annotated[Path | None, typer.Option(help="Write the table as XLSX, too.")] = None,
@@ -53,8 +84,15 @@ def _plan(
         raise typer.Exit(2)
     sizes = {text.strip(): memory_size(text) for text in memory.split(",")}
     contexts = context_lengths(context)
+    options = PlanOptions(
+        agents,
+        0 if shared_prefix is None else context_length(shared_prefix),
+        kv_bits,
+        weights or weight_bits is not None,
+        weight_bits,
+    )
     try:
-        sheet = make_sheet(models, sizes, contexts, basis)
+        sheet = make_sheet(models, sizes, contexts, basis, options)
         if csv is not None:
             write_csv(sheet, csv)
         if xlsx is not None:
@@ -65,22 +103,26 @@ def _plan(
     if as_json:
         typer.echo(json.dumps(sheet.records(), indent=1))
     else:
-        _print(sheet, basis)
+        _print(sheet, basis, options)
 
 
-def _print(sheet: Sheet, basis: str) -> None:
+def _print(sheet: Sheet, basis: str, options: PlanOptions) -> None:
     """The columns that a reader needs, in units that fit a terminal; `--json` has all of them."""
     from rich.console import Console
     from rich.table import Table
 
     agents = [column for column in sheet.columns if column.startswith("agents in ")]
+    more = options.columns(basis)
     table = Table(
-        title=f"KV cache without weights; agents that fit, by their {basis} bytes",
+        title=f"KV cache with{'' if options.with_weights else 'out'} weights; agents that fit, "
+        f"by their {basis} bytes",
         title_justify="left",
     )
     table.add_column("model", no_wrap=True)
     for heading in ("layers", "heads x dim", "window", "per token", "context", "live", "peak"):
         table.add_column(heading, justify="right")
+    for column in more:
+        table.add_column(column.split(" (")[0].replace("bytes of ", ""), justify="right")
     for column in agents:
         table.add_column(column.removeprefix("agents in ").split(" ")[0], justify="right")
     for row in sheet.records():
@@ -93,6 +135,7 @@ def _print(sheet: Sheet, basis: str) -> None:
             f"{row['context']:,}",
             _bytes(row["live bytes"]),
             _bytes(row["prefill peak"]),
+            *(_bytes(row[column]) for column in more),
             *(f"{row[column]:,}" for column in agents),
         )
     # Piped into a file, the table must not be folded to an imagined terminal.

@@ -13,11 +13,13 @@ from types import SimpleNamespace
 from typing import Any, cast, get_args
 
 from semantic.adapters.model_config import kv_dtype_of, load_config
+from semantic.adapters.model_weights import weight_bytes
 from semantic.domain.errors import ModelSpecValidationError
 from semantic.domain.value_objects import Basis, ModelCacheSpec
 
 __all__ = [
     "Cell",
+    "PlanOptions",
     "Sheet",
     "config_of",
     "make_sheet",
@@ -59,11 +61,57 @@ class Sheet:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What a table says beyond the cache of one agent.
+
+    Args:
+        agents: Say what so many agents take; None: do not.
+        shared_prefix: Leading tokens that all agents have in common.
+        kv_bits: Bits of cached blocks; None: as they run.
+        with_weights: Subtract what the weights take from the memory, and say how much that is.
+        weight_bits: Bits of each weight; None: what the model's files or config say.
+    """
+
+    agents: int | None = None
+    shared_prefix: int = 0
+    kv_bits: int | None = None
+    with_weights: bool = False
+    weight_bits: int | None = None
+
+    def at_rest(self, spec: ModelCacheSpec) -> ModelCacheSpec:
+        """The geometry with cached blocks in so many bits."""
+        return spec if self.kv_bits is None else spec.quantised_at_rest(self.kv_bits)
+
+    def weights_of(self, model: str) -> int:
+        """Bytes of a model's weights, where they are asked for."""
+        if not self.with_weights:
+            return 0
+        return weight_bytes(model, config_of(model), self.weight_bits)
+
+    def columns(self, basis: str) -> tuple[str, ...]:
+        """The columns that are asked for."""
+        weights = ("weight bytes",) if self.with_weights else ()
+        agents = () if self.agents is None else (f"bytes of {self.agents} agents ({basis})",)
+        return (*weights, *agents)
+
+    def cells(
+        self, spec: ModelCacheSpec, context: int, basis: Basis, weights: int
+    ) -> tuple[Cell, ...]:
+        """Their cells."""
+        cells: list[Cell] = [weights] if self.with_weights else []
+        if self.agents is not None:
+            prefix = min(self.shared_prefix, context)
+            cells.append(spec.bytes_of_agents(self.agents, context, prefix, basis))
+        return tuple(cells)
+
+
 def make_sheet(
     models: Sequence[str] | None,
     memory_bytes: Mapping[str, int],
     contexts: Sequence[int],
     basis: str,
+    options: PlanOptions | None = None,
 ) -> Sheet:
     """The table for these models, context lengths and memory sizes.
 
@@ -72,6 +120,7 @@ def make_sheet(
         memory_bytes: Column label to bytes.
         contexts: Context lengths in tokens.
         basis: "peak", "live" or "cached".
+        options: What else is asked; None: nothing.
 
     Raises:
         ModelSpecValidationError: An unknown model, or a config that says too little.
@@ -80,18 +129,30 @@ def make_sheet(
         raise ModelSpecValidationError(
             f"unknown basis {basis!r}; one of {', '.join(get_args(Basis))}", attribute="basis"
         )
+    asked = options or PlanOptions()
     chosen = list(models or preset_names())
-    specs = {name: spec_of(name) for name in chosen}
-    columns = (*_FIXED, *(f"agents in {label} ({basis})" for label in memory_bytes))
-    rows = tuple(
-        (
-            *_fixed_cells(name, spec, context),
-            *(spec.max_agents(n, context, basis=cast(Basis, basis)) for n in memory_bytes.values()),
-        )
-        for name, spec in specs.items()
-        for context in contexts
+    columns = (
+        *_FIXED,
+        *asked.columns(basis),
+        *(f"agents in {label} ({basis})" for label in memory_bytes),
     )
-    return Sheet(columns, rows)
+    rows = []
+    for name in chosen:
+        spec = asked.at_rest(spec_of(name))
+        weights = asked.weights_of(name)
+        for context in contexts:
+            agents = (
+                spec.max_agents(
+                    max(0, n_bytes - weights),
+                    context,
+                    min(asked.shared_prefix, context),
+                    cast(Basis, basis),
+                )
+                for n_bytes in memory_bytes.values()
+            )
+            more = asked.cells(spec, context, cast(Basis, basis), weights)
+            rows.append((*_fixed_cells(name, spec, context), *more, *agents))
+    return Sheet(columns, tuple(rows))
 
 
 def _fixed_cells(name: str, spec: ModelCacheSpec, context: int) -> tuple[Cell, ...]:

@@ -253,6 +253,19 @@ class ModelCacheSpec:
         shared, each = self._shared_and_own_bytes(n_tokens, shared_prefix, basis)
         return max(0, (total_memory - shared) // each) if each else 0
 
+    def bytes_of_agents(
+        self, agents: int, n_tokens: int, shared_prefix: int = 0, basis: Basis = "peak"
+    ) -> int:
+        """What so many agents of `n_tokens` take; see `max_agents`, whose inverse it is.
+
+        Raises:
+            ModelSpecValidationError: An unknown basis, or a prefix longer than the context.
+        """
+        whole_number(agents, "agents", ModelSpecValidationError, attribute="agents")
+        self.max_agents(0, n_tokens, shared_prefix, basis)
+        shared, each = self._shared_and_own_bytes(n_tokens, shared_prefix, basis)
+        return shared + agents * each if agents else 0
+
     def _shared_and_own_bytes(
         self, n_tokens: int, shared_prefix: int, basis: Basis
     ) -> tuple[int, int]:
