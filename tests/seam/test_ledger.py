@@ -1,0 +1,99 @@
+"""What the ledger says is what MLX has: through whole conversations, at rest and while they run."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from semantic import BlockPool, CacheManager, CheckpointPolicy, MemoryStore, Namespace
+from semantic.mlx import probe
+from semantic.testing.architectures import architecture_model, recipe_of
+from semantic.testing.stand_ins import cpu_stand_ins
+from tests.conftest import feed, fresh_caches, greedy, random_tokens, require
+
+MODELS = ["llama", "gemma3_text", "qwen3_next", "deepseek_v3", "llama4", "gpt_oss"]
+SYSTEM = random_tokens(300, seed=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def runnable() -> Iterator[None]:
+    with cpu_stand_ins():
+        yield
+
+
+def active() -> int:
+    gc.collect()
+    mx.synchronize()
+    return mx.get_active_memory()
+
+
+def n_arrays(memory: CacheManager) -> int:
+    return sum(len(data) for data in memory.pool.contents.values())
+
+
+@pytest.mark.parametrize("budget_blocks", [400, 12], ids=["roomy", "tight"])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_ledger_agrees_with_mlx(name: str, budget_blocks: int) -> None:
+    require(name)
+    model: Any = architecture_model(name)
+    step = recipe_of(name).longest_call_tokens or 2048
+    spec = probe(model)
+    largest = max(spec.bytes_per_block(group.name) for group in spec.groups)
+    need = spec.live_peak_bytes(1200, step) + 12 * sum(
+        spec.bytes_per_block(group.name) for group in spec.groups
+    )
+    pool = BlockPool(spec, total_memory=max(need, budget_blocks * largest))
+    memory = CacheManager(spec, pool, checkpoints=CheckpointPolicy(least_tokens=16))
+    talks = {agent: [*SYSTEM] for agent in ("a", "b", "c")}
+    greedy(model, feed(model, SYSTEM[:40], caches := fresh_caches(model), step), caches, 1)
+    del caches
+    base = active()
+    for turn in range(4):
+        for number, (agent, talk) in enumerate(talks.items()):
+            talk += random_tokens(50 + 30 * number, seed=10 * turn + number)
+            with memory.admit(agent, talk, max_new_tokens=4, prefill_step=step) as lease:
+                caches = lease.materialise() or fresh_caches(model)
+                start = lease.cached_tokens
+                for stop in lease.stops:
+                    feed(model, talk[start:stop], caches, step)
+                    lease.checkpoint(talk[:stop], caches)
+                    start = stop
+                logits = feed(model, talk[start:], caches, step)
+                talk += greedy(model, logits, caches, 4)
+                del logits
+                lease.commit(talk, caches)
+                mx.eval([entry.state for entry in caches if not entry.empty()])
+                running = active() - base - pool.snapshot().cached - pool.snapshot().held
+                # What runs never takes more than was charged for its peak.
+                assert running <= lease.live_bytes + largest, (turn, agent)
+                del caches
+            snapshot = pool.snapshot()
+            assert snapshot.live == snapshot.staging == snapshot.held == 0
+            difference = active() - base - snapshot.cached
+            assert abs(difference) <= max(largest, snapshot.cached // 100), (turn, agent)
+            assert sum(g.cached_blocks for g in snapshot.groups) == len(pool.contents)
+            assert n_arrays(memory) == snapshot.arrays_used
+    memory.clear()
+    assert not pool.contents
+    assert abs(active() - base) <= largest
+    pool.check()
+
+
+def test_what_a_store_holds_in_memory_is_counted_by_it() -> None:
+    model: Any = architecture_model("llama")
+    spec = probe(model)
+    store = MemoryStore(1 << 26)
+    memory = CacheManager(
+        spec, BlockPool(spec, total_memory=1 << 26), store=store, namespace=Namespace("m")
+    )
+    with memory.admit("a", SYSTEM) as lease:
+        caches = fresh_caches(model)
+        feed(model, SYSTEM, caches)
+        lease.commit(SYSTEM, caches)
+    assert memory.flush(30)
+    assert store.stats()["bytes"] == memory.pool.snapshot().cached
+    memory.close(10)
