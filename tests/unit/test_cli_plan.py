@@ -31,6 +31,13 @@ def test_the_four_reference_models_need_no_mlx():
     assert done.stdout.strip() == "4"
 
 
+def test_every_preset_is_planned():
+    rows = json.loads(plan("--all", "--json").stdout)
+    assert [row["model"] for row in rows] == preset_names()
+    assert len(rows) >= 25
+    assert all(row["live bytes"] > 0 for row in rows)
+
+
 def test_the_rows_say_what_the_spec_says():
     sheet = make_sheet(["gemma-3-12b"], {"24GB": 24 * 10**9}, [4096, 32768], "live")
     short, long = sheet.records()
@@ -73,7 +80,7 @@ def test_a_config_file_or_folder(tmp_path):
     ("arguments", "message"),
     [
         (["gemma3-12b"], "did you mean gemma-3-12b?"),
-        (["zzz"], "presets: gemma-3-12b"),
+        (["zzz"], "presets: command-r7b"),
         (["llama-3.1-8b", "--basis", "best"], "unknown basis"),
         (["llama-3.1-8b", "--memory", "8XB"], "no unit"),
         (["llama-3.1-8b", "--context", "0"], "no context length"),

@@ -10,7 +10,15 @@ import typer
 
 from semantic.cli.extras import missing_message
 from semantic.cli.options import context_length, context_lengths, memory_size
-from semantic.cli.plan_sheet import Cell, PlanOptions, Sheet, make_sheet, write_csv, write_xlsx
+from semantic.cli.plan_sheet import (
+    Cell,
+    PlanOptions,
+    Sheet,
+    make_sheet,
+    preset_names,
+    write_csv,
+    write_xlsx,
+)
 from semantic.cli.sizes import format_size
 from semantic.domain.errors import SemanticError
 
@@ -36,7 +44,7 @@ def _plan(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Presets, config.json files or model folders; all presets when left out."
+            help="Presets, config.json files or model folders; four of the presets when left out."
         ),
     ] = None,
     memory: Annotated[str, typer.Option(help="Memory sizes for KV caches, with commas.")] = _MEMORY,
@@ -47,6 +55,9 @@ def _plan(
         str,
         typer.Option(help="What an agent costs: peak (of its prefill), live, or cached (at rest)."),
     ] = "peak",
+    every: Annotated[
+        bool, typer.Option("--all", help="Every preset; some of them are probed with MLX.")
+    ] = False,
     agents: Annotated[
         int | None, typer.Option(min=1, help="Say what so many agents take, too.")
     ] = None,
@@ -92,7 +103,7 @@ def _plan(
         weight_bits,
     )
     try:
-        sheet = make_sheet(models, sizes, contexts, basis, options)
+        sheet = make_sheet(preset_names() if every else models, sizes, contexts, basis, options)
         if csv is not None:
             write_csv(sheet, csv)
         if xlsx is not None:

@@ -18,6 +18,7 @@ from semantic.domain.errors import ModelSpecValidationError
 from semantic.domain.value_objects import Basis, ModelCacheSpec
 
 __all__ = [
+    "REFERENCE",
     "Cell",
     "PlanOptions",
     "Sheet",
@@ -30,6 +31,9 @@ __all__ = [
 ]
 
 Cell = str | int
+
+REFERENCE = ("gemma-3-12b", "gpt-oss-20b", "llama-3.1-8b", "qwen2.5-14b")
+"""What is planned when nothing is asked for: none of them needs MLX."""
 
 _FIXED = (
     "model",
@@ -116,7 +120,7 @@ def make_sheet(
     """The table for these models, context lengths and memory sizes.
 
     Args:
-        models: Preset names, config files or model folders; None or empty for every preset.
+        models: Preset names, config files or model folders; None or empty for `REFERENCE`.
         memory_bytes: Column label to bytes.
         contexts: Context lengths in tokens.
         basis: "peak", "live" or "cached".
@@ -130,7 +134,7 @@ def make_sheet(
             f"unknown basis {basis!r}; one of {', '.join(get_args(Basis))}", attribute="basis"
         )
     asked = options or PlanOptions()
-    chosen = list(models or preset_names())
+    chosen = list(models or REFERENCE)
     columns = (
         *_FIXED,
         *asked.columns(basis),
