@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from semantic.adapters.store.memory import MemoryStore
     from semantic.application.events import CacheEvent
     from semantic.application.lease import Lease
+    from semantic.application.pressure import PressureGuard
     from semantic.composition import CacheManager
     from semantic.domain.checkpoints import CheckpointPolicy
     from semantic.domain.entities import AgentBlocks, KVBlock
@@ -71,6 +72,7 @@ __all__ = [
     "PoolConfigurationError",
     "PoolExhaustedError",
     "PoolSnapshot",
+    "PressureGuard",
     "SemanticError",
     "StateTensor",
     "TokenTensor",
@@ -97,6 +99,7 @@ _HOMES = {
     "ModelCacheSpec": "domain.value_objects",
     "Namespace": "domain.identity",
     "PoolSnapshot": "domain.native",
+    "PressureGuard": "application.pressure",
     "StateTensor": "domain.layer_group",
     "TokenTensor": "domain.layer_group",
 }
