@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -181,3 +182,21 @@ def test_programs() -> None:
     case = OneBudget.TestCase
     case.settings = settings(max_examples=1000 if FULL else 40, stateful_step_count=40)
     case("runTest").runTest()
+
+
+def test_a_swap_drops_what_another_namespace_of_the_pool_had_cached() -> None:
+    spec = SPECS["global"]
+    pool = BlockPool(spec, total_memory=40 * BLOCK)
+    mine, theirs = (
+        CacheManager(spec, pool, materialiser=Rows(), namespace=Namespace(name))
+        for name in ("mine", "theirs")
+    )
+    tokens = list(range(600))
+    for memory in (mine, theirs):
+        with memory.admit("a", tokens) as lease:
+            lease.commit(tokens, [tokens])
+    mine.swap(SPECS["state"], namespace=Namespace("next"))
+    assert not pool.contents
+    with pytest.raises(PoolConfigurationError, match="reconfigured"):
+        theirs.admit("a", tokens)
+    pool.check()
