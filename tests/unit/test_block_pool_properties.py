@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -15,7 +16,7 @@ from semantic.domain.value_objects import ModelCacheSpec
 from semantic.testing.pool_machine import specs
 from semantic.testing.specs import windowed_spec
 
-examples = settings(max_examples=1000)
+examples = settings(max_examples=1000 if os.environ.get("SEMANTIC_TEST_FULL") else 300)
 
 groups = st.sampled_from(["global", "sliding_window"])
 agents = st.sampled_from(["a1", "a2", "a3"])
