@@ -92,7 +92,7 @@ class MlxLiveCaches:
     def _checkpoint(self, group: LayerGroup) -> Block:
         arrays = [leaf.arrays() for leaf in self._members(group)]
         return {
-            tensor.name: _own(_full_shape(mx.concatenate([a[tensor.name] for a in arrays]), tensor))
+            tensor.name: _full_shape(_stacked([a[tensor.name] for a in arrays]), tensor)
             for tensor in group.state_tensors
         }
 
@@ -101,12 +101,12 @@ class MlxLiveCaches:
         for tensor in group.token_tensors:
             packed = [kept.name for kept in group.at_rest.tensors_of(tensor)]
             if packed == [tensor.name]:
-                block[tensor.name] = self._stacked(group, tensor, tensor.name, lo, hi)
+                block[tensor.name] = self._stacked_rows(group, tensor, tensor.name, lo, hi)
             elif self._quantised[group.name]:
                 for name in packed:
-                    block[name] = self._stacked(group, tensor, name, lo, hi)
+                    block[name] = self._stacked_rows(group, tensor, name, lo, hi)
             else:
-                plain = self._stacked(group, tensor, tensor.name, lo, hi)
+                plain = self._stacked_rows(group, tensor, tensor.name, lo, hi)
                 bits, group_size = group.at_rest.bits, group.at_rest.group_size
                 triple = mx.quantize(plain, group_size=group_size, bits=bits)
                 block.update(
@@ -114,7 +114,7 @@ class MlxLiveCaches:
                 )
         return block
 
-    def _stacked(
+    def _stacked_rows(
         self, group: LayerGroup, tensor: TokenTensor, name: str, lo: int, hi: int
     ) -> mx.array:
         """`[layers, heads, rows of a block, dim]`, zero outside of the span."""
@@ -126,11 +126,10 @@ class MlxLiveCaches:
         if first == last or tensor.dim == 0:
             shape = (group.n_layers, tensor.heads, tensor.rows_per_block, tensor.dim)
             return mx.zeros(shape, dtype=getattr(mx, tensor.dtype))
-        slices = [_rows(runs, first, last) for runs in self._group_runs(group, name)]
-        block = mx.concatenate(slices, axis=0)
+        block = _stacked([_rows(runs, first, last) for runs in self._group_runs(group, name)])
         if front or back:
             block = mx.pad(block, [(0, 0), (0, 0), (front, back), (0, 0)])
-        return _own(block)
+        return block
 
     def _group_runs(self, group: LayerGroup, name: str) -> list[list[Run]]:
         key = (group.name, name)
@@ -147,9 +146,15 @@ def _rows(runs: Sequence[Run], first: int, last: int) -> mx.array:
     raise IncompatibleCacheError(f"rows {first} to {last} are not there")
 
 
-def _own(array: mx.array) -> mx.array:
-    """An array with memory of its own: concatenating one thing gives a view of it."""
-    return mx.contiguous(array)
+def _stacked(layers: Sequence[mx.array]) -> mx.array:
+    """All layers in one array, with memory of its own and no byte more.
+
+    Concatenating one thing gives a view of it, and `mx.contiguous` still shares up to 16 KiB of
+    what lies around a view; taking rows always copies.
+    """
+    if len(layers) > 1:
+        return mx.concatenate(layers)
+    return mx.take(layers[0], mx.arange(layers[0].shape[0]), axis=0)
 
 
 def _full_shape(states: mx.array, tensor: StateTensor) -> mx.array:
