@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx_lm.models.cache import ArraysCache
 
 from semantic import BlockPool, CacheManager, CheckpointPolicy, MemoryStore, Namespace
 from semantic.mlx import probe
@@ -16,13 +17,19 @@ from semantic.testing.stand_ins import cpu_stand_ins
 from tests.conftest import feed, fresh_caches, greedy, random_tokens, require
 
 MODELS = ["llama", "gemma3_text", "qwen3_next", "deepseek_v3", "llama4", "gpt_oss"]
+SLACK_BYTES = 1 << 14
+"""A state may be a view: `mx.contiguous` lets one share a buffer that is so much larger."""
 SYSTEM = random_tokens(300, seed=1)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def runnable() -> Iterator[None]:
+    # A buffer that MLX reuses may be larger than what was asked for, up to twice: the smaller the
+    # tensors, the more that is. Without its pool every byte is one that somebody asked for.
+    limit = mx.set_cache_limit(0)
     with cpu_stand_ins():
         yield
+    mx.set_cache_limit(limit)
 
 
 def active() -> int:
@@ -75,19 +82,20 @@ def test_the_ledger_agrees_with_mlx(name: str, budget_blocks: int) -> None:
                 del logits
                 lease.commit(talk, caches)
                 mx.eval([entry.state for entry in caches if not entry.empty()])
-                running = active() - base - pool.snapshot().cached - pool.snapshot().held
-                # What runs never takes more than was charged for its peak.
-                assert running <= lease.live_bytes + largest, (turn, agent)
+                snapshot = pool.snapshot()
+                running = active() - base - snapshot.cached - snapshot.held
+                slack = SLACK_BYTES * sum(isinstance(c, ArraysCache) for c in caches)
+                assert sum(cache.nbytes for cache in caches) <= lease.live_bytes
+                assert 0 <= running - sum(cache.nbytes for cache in caches) <= slack
                 del caches
             snapshot = pool.snapshot()
             assert snapshot.live == snapshot.staging == snapshot.held == 0
-            difference = active() - base - snapshot.cached
-            assert abs(difference) <= max(largest, snapshot.cached // 100), (turn, agent)
+            assert active() - base == snapshot.cached, (turn, agent)
             assert sum(g.cached_blocks for g in snapshot.groups) == len(pool.contents)
             assert n_arrays(memory) == snapshot.arrays_used
     memory.clear()
     assert not pool.contents
-    assert abs(active() - base) <= largest
+    assert active() == base
     pool.check()
 
 
