@@ -23,7 +23,15 @@ from typing import ClassVar, Protocol
 from semantic.domain.layer_group import LayerGroup
 from semantic.domain.tensor import BLOCK_TOKENS
 
-__all__ = ["DEFAULT_PREFILL_STEP", "Buffer", "buffer_of", "calls", "kept_from", "rows_at_rest"]
+__all__ = [
+    "DEFAULT_PREFILL_STEP",
+    "Buffer",
+    "buffer_of",
+    "calls",
+    "kept_from",
+    "most_bytes",
+    "rows_at_rest",
+]
 
 DEFAULT_PREFILL_STEP = 2048
 """mlx-lm's own default number of tokens per prefill step."""
@@ -230,3 +238,25 @@ def kept_from(group: LayerGroup, n_tokens: int) -> int:
         return n_tokens - rows_at_rest(group, n_tokens)
     buffer.restore(n_tokens)
     return buffer.start
+
+
+def most_bytes(group: LayerGroup, n_tokens: int, prefill_step: int) -> int:
+    """The most bytes of one row on the way to `n_tokens`, wherever its prefill is cut.
+
+    A prompt that is prefilled in segments ends a call at any token. A buffer that is full there
+    grows by whole steps of 256 rows from that token on: by up to 255 rows more than are needed.
+    """
+    if group.layer_type == "state" or group.growth == "exact":
+        whole = buffer_of(group)
+        whole.restore(n_tokens)
+        open_rows = (group.chunk or 0) // group.stride * group.bytes_per_row_per_layer
+        return max(whole.nbytes, open_rows * group.n_layers)
+    longest = n_tokens + BLOCK_TOKENS - 1
+    if group.window is not None:
+        overshoot = group.window - 1 + min(prefill_step, n_tokens)
+        rows = max(min(longest, group.window), min(n_tokens, overshoot))
+    elif group.chunk is not None:
+        rows = min(longest, group.chunk + prefill_step + BLOCK_TOKENS - 1)
+    else:
+        rows = longest
+    return rows * group.bytes_per_row_per_layer * group.n_layers

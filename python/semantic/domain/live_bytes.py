@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from semantic.domain._check import whole_number
 from semantic.domain.errors import ModelSpecValidationError
-from semantic.domain.growth import DEFAULT_PREFILL_STEP, buffer_of, calls
+from semantic.domain.growth import DEFAULT_PREFILL_STEP, buffer_of, calls, most_bytes
 from semantic.domain.layer_group import LayerGroup
 
-__all__ = ["DEFAULT_PREFILL_STEP", "at_rest", "batch", "peak"]
+__all__ = ["DEFAULT_PREFILL_STEP", "at_rest", "batch", "batch_peak", "peak"]
 
 
 class _Buffers:
@@ -89,8 +89,19 @@ def peak(
 
 def batch(groups: Sequence[LayerGroup], lengths: Sequence[int], prefill_step: int) -> int:
     """Bytes of a padded batch: every row is as long as the longest."""
+    return at_rest(groups, _longest(lengths), prefill_step) * len(lengths)
+
+
+def batch_peak(groups: Sequence[LayerGroup], lengths: Sequence[int], prefill_step: int) -> int:
+    """The most bytes on the way to a batch of these lengths, whatever its order of events."""
+    longest = _longest(lengths)
+    _check(longest, prefill_step)
+    return sum(most_bytes(group, longest, prefill_step) for group in groups) * len(lengths)
+
+
+def _longest(lengths: Sequence[int]) -> int:
     if not lengths:
         raise ModelSpecValidationError("lengths must not be empty", attribute="lengths")
     for length in lengths:
         whole_number(length, "lengths", ModelSpecValidationError, at_least=1, attribute="lengths")
-    return at_rest(groups, max(lengths), prefill_step) * len(lengths)
+    return max(lengths)

@@ -214,6 +214,21 @@ class ModelCacheSpec:
         """
         return live_bytes.batch(self.groups, lengths, prefill_step)
 
+    def live_batch_peak_bytes(
+        self, lengths: Sequence[int], prefill_step: int = DEFAULT_PREFILL_STEP
+    ) -> int:
+        """The most bytes that BatchGenerator's caches take on the way to these lengths.
+
+        A bound, not what one run takes: rows may come and go in any order, and a prefill may be
+        cut anywhere. It holds where prompts are prefilled one at a time (`prefill_batch_size=1`):
+        prompts of unequal lengths that are prefilled together pad each other without a limit.
+
+        Args:
+            lengths: Positions of each sequence at its end; the longest sets the rows of all.
+            prefill_step: Tokens of one prefill step.
+        """
+        return live_bytes.batch_peak(self.groups, lengths, prefill_step)
+
     def cached_bytes(self, n_tokens: int) -> int:
         """Bytes of the sealed blocks of one sequence at rest at `n_tokens`."""
         whole_number(n_tokens, "n_tokens", ModelSpecValidationError, attribute="n_tokens")
