@@ -292,19 +292,19 @@ class SealedBlocks:
 
     # Eviction ----------------------------------------------------------------------------------
 
-    def charge(self, n_bytes: int) -> None:
-        """Charge the buffers of a running sequence, evicting what must go for them.
+    def charge(self, n_bytes: int, kind: Literal["live", "staging"] = "live") -> None:
+        """Charge the buffers of a running sequence, or a copy, evicting what must go for them.
 
         Raises:
             PoolExhaustedError: That is not enough; nothing was evicted here.
         """
         try:
-            self._pool.charge("live", n_bytes)
+            self._pool.charge(kind, n_bytes)
         except PoolExhaustedError as error:
             short = error.bytes_short
             if self._pool.budget.evict(short, self._pool) < short:
                 raise
-            self._pool.charge("live", n_bytes)
+            self._pool.charge(kind, n_bytes)
         self.after()
 
     def evict_bytes(self, n_bytes: int) -> int:

@@ -58,8 +58,18 @@ def _serve(
         typer.Option(
             parser=memory_size,
             metavar="SIZE",
-            help="Bytes for KV caches, such as 8GB or 7.5GiB: what is cached makes room for what "
-            "runs. Left out, --prompt-cache-size and --prompt-cache-bytes limit the cache.",
+            help="Bytes for KV caches, such as 8GB or 7.5GiB, whether they run or are cached: what "
+            "is cached makes room for what runs, and a request that does not fit waits. Left out, "
+            "--prompt-cache-size and --prompt-cache-bytes limit the cache, and nothing what runs.",
+        ),
+    ] = None,
+    kv_wait: Annotated[
+        int | None,
+        typer.Option(
+            parser=duration,
+            metavar="TIME",
+            help="With --kv-memory: the longest that a request waits for memory, such as 30s or 5m "
+            "(10m unless given). Then it is answered with 503 and a Retry-After.",
         ),
     ] = None,
     store: Annotated[
@@ -133,13 +143,16 @@ def _serve(
     given = {name: value for name, value in options.items() if value is not None}
     if store is None and given:
         raise typer.BadParameter("options for a store need --store", param_hint="--store")
-    from semantic.adapters.mlx_lm.server import ServerError, launch
+    if kv_wait is not None and kv_memory is None:
+        raise typer.BadParameter("without --kv-memory nothing waits", param_hint="--kv-wait")
+    from semantic.adapters.mlx_lm.server import DEFAULT_WAIT_SECONDS, ServerError, launch
 
+    wait_seconds = DEFAULT_WAIT_SECONDS if kv_wait is None else float(kv_wait)
     status = 0
     opened = None
     try:
         opened = None if store is None else _opened(store, given)
-        launch(context.args, kv_memory=kv_memory, store=opened)
+        launch(context.args, kv_memory=kv_memory, kv_wait=wait_seconds, store=opened)
     except (ServerError, SemanticError) as error:
         typer.echo(f"semantic serve: {error}", err=True)
         status = 1

@@ -146,7 +146,7 @@ def _rows(runs: Sequence[Run], first: int, last: int) -> mx.array:
     raise IncompatibleCacheError(f"rows {first} to {last} are not there")
 
 
-def _stacked(layers: Sequence[mx.array]) -> mx.array:
+def _stacked(layers: list[mx.array]) -> mx.array:
     """All layers in one array, with memory of its own and no byte more.
 
     Concatenating one thing gives a view of it, and `mx.contiguous` still shares up to 16 KiB of

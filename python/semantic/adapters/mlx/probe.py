@@ -31,7 +31,7 @@ _MOST_PROBED_TOKENS = 1 << 16
 _KV_DTYPES = ("bfloat16", "float16", "float32")
 
 
-def probe(model: Any) -> ModelCacheSpec:
+def probe(model: Any, *drafts: Any) -> ModelCacheSpec:
     """The cache geometry that mlx-lm really allocates for `model`.
 
     Makes the model's own prompt cache and runs a token through it lazily: shapes and dtypes are
@@ -39,19 +39,24 @@ def probe(model: Any) -> ModelCacheSpec:
     that compresses groups of tokens), more are run the same way. Call it on the thread that owns
     the model.
 
+    Args:
+        model: A model that mlx-lm built.
+        *drafts: Models whose caches follow in the same list, as mlx-lm's speculative decoding has
+            them.
+
     Raises:
         UnsupportedCacheError: The model has a cache class that is not served, or this machine's
             backend lacks a kernel of its.
         ModelSpecValidationError: The model's own code fails; the reason is mlx-lm's.
         IncompatibleCacheError: Caches that no token fills.
     """
-    caches = _run(model, 1)
-    entries, leaves = flatten(caches)
+    models = (model, *drafts)
+    entries, leaves = flatten(_run(models, 1))
     if any(isinstance(leaf, OpenPart) for leaf in leaves):
-        entries, leaves = _until_a_group_is_full(model)
+        entries, leaves = _until_a_group_is_full(models)
     shapes = [leaf.shape() for leaf in leaves]
     if any(isinstance(leaf, StateLeaf) for leaf in leaves):
-        shapes = _with_growing_states(model, shapes)
+        shapes = _with_growing_states(models, shapes)
     return grouped(entries, shapes)
 
 
@@ -66,8 +71,12 @@ def _cast(model: Any, dtype: mx.Dtype) -> None:
     model.update(tree_map_with_path(cast, model.parameters()))
 
 
-def _run(model: Any, n_tokens: int) -> list[Any]:
-    """The model's own caches after `n_tokens` that were never evaluated."""
+def _run(models: Sequence[Any], n_tokens: int) -> list[Any]:
+    """The models' own caches, one after the other, after `n_tokens` that were never evaluated."""
+    return [cache for model in models for cache in _caches_of(model, n_tokens)]
+
+
+def _caches_of(model: Any, n_tokens: int) -> list[Any]:
     caches = list(make_prompt_cache(model))
     try:
         with shapes_only(model):
@@ -81,23 +90,23 @@ def _run(model: Any, n_tokens: int) -> list[Any]:
     return caches
 
 
-def _until_a_group_is_full(model: Any) -> tuple[tuple[CacheEntry, ...], list[Leaf]]:
+def _until_a_group_is_full(models: Sequence[Any]) -> tuple[tuple[CacheEntry, ...], list[Leaf]]:
     """The leaf caches once every compressed part has a row."""
     n_tokens = 1
     while n_tokens < _MOST_PROBED_TOKENS:
         n_tokens *= 2
-        entries, leaves = flatten(_run(model, n_tokens))
+        entries, leaves = flatten(_run(models, n_tokens))
         if all(leaf.arrays() for leaf in leaves):
             return entries, leaves
     raise UnsupportedCacheError(f"a cache compresses more than {n_tokens} tokens into one row")
 
 
-def _with_growing_states(model: Any, first: Sequence[LeafShape]) -> list[LeafShape]:
+def _with_growing_states(models: Sequence[Any], first: Sequence[LeafShape]) -> list[LeafShape]:
     """The shapes, with the final size of each state axis that fills up with the first tokens."""
     shapes, n_tokens = list(first), 1
     while n_tokens < _MOST_PROBED_TOKENS:
         n_tokens *= 2
-        later = [leaf.shape() for leaf in flatten(_run(model, n_tokens))[1]]
+        later = [leaf.shape() for leaf in flatten(_run(models, n_tokens))[1]]
         grown = [_grown(before, now) for before, now in zip(shapes, later, strict=True)]
         if grown == shapes:
             return shapes

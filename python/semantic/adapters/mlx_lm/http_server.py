@@ -12,6 +12,7 @@ import json
 import logging
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from http.server import ThreadingHTTPServer
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from semantic.adapters.mlx_lm.admission import RequestRefused
 from semantic.domain.errors import SemanticError
 
 __all__ = [
@@ -138,7 +140,17 @@ def _refuse_address(host: str, port: int, error: OSError) -> NoReturn:
 
 
 def handler_class(server: Any) -> Any:
-    """The request handler of the module `mlx_lm.server`, and two routes more."""
+    """The request handler of the module `mlx_lm.server`, two routes more, and refusals."""
+
+    def set_completion_headers(self: Any, status_code: int = 200) -> None:
+        # mlx_lm.server answers 404 to whatever keeps a request from being generated.
+        refusal = sys.exception()
+        if not isinstance(refusal, RequestRefused):
+            server.APIHandler._set_completion_headers(self, status_code)
+            return
+        server.APIHandler._set_completion_headers(self, refusal.status)
+        if refusal.retry_after_seconds is not None:
+            self.send_header("Retry-After", str(refusal.retry_after_seconds))
 
     def do_get(self: Any) -> None:
         path = urlsplit(self.path).path
@@ -149,7 +161,8 @@ def handler_class(server: Any) -> Any:
         else:
             server.APIHandler.do_GET(self)
 
-    return type("SemanticAPIHandler", (server.APIHandler,), {"do_GET": do_get})
+    methods = {"do_GET": do_get, "_set_completion_headers": set_completion_headers}
+    return type("SemanticAPIHandler", (server.APIHandler,), methods)
 
 
 _Answer = tuple[str, bytes]

@@ -92,6 +92,8 @@ class PromptCache:
         self._lock = threading.RLock()
         self._members: OrderedDict[_Member, Resources] = OrderedDict()
         self._running_bytes = 0
+        self.queue_stats: Callable[[], dict[str, float]] | None = None
+        """What a server that admits by memory tells of its queue, for `stats`."""
 
     def __len__(self) -> int:
         """Remembered sequences, over all models."""
@@ -208,6 +210,15 @@ class PromptCache:
         spec = self._spec_of(model) if self._store and self._spec_of is not None else None
         return None if spec is None else self._member(model, spec)
 
+    def memory_of(self, model: Any) -> Resources | None:
+        """The memory of a model key, to be charged for what runs; None where `spec_of` knows none.
+
+        Args:
+            model: The model's key.
+        """
+        spec = None if self._spec_of is None else self._spec_of(model)
+        return None if spec is None else self._member(model, spec)
+
     # Limits and counts -------------------------------------------------------------------------
 
     def trim_to(self, *, n_sequences: int | None = None, n_bytes: int | None = None) -> None:
@@ -237,7 +248,7 @@ class PromptCache:
         return {k: {"n_sequences": sequences[k], "n_bytes": n_bytes[k]} for k in kinds}
 
     def report_running(self, n_bytes: int) -> None:
-        """Tell what the server's own running caches hold: shown as live in `stats`, not limited."""
+        """Tell what the server's running caches hold: shown as live where nobody charges it."""
         self._running_bytes = n_bytes
 
     def stats(self) -> dict[str, Any]:
@@ -246,8 +257,9 @@ class PromptCache:
         snapshots = [member.pool.snapshot() for member in members]
         by_class = {
             name: sum(getattr(snapshot, name) for snapshot in snapshots)
-            for name in ("held", "staging", "cached")
+            for name in ("held", "live", "staging", "cached")
         }
+        uncharged = max(0, self._running_bytes - by_class["live"])
         groups: dict[str, Counter[str]] = {}
         for snapshot in snapshots:
             for name, states in groups_of(snapshot).items():
@@ -260,12 +272,14 @@ class PromptCache:
             "evicted_blocks": sum(member.sealed.evicted_blocks for member in members),
             "bytes": {
                 "total": self._budget.total,
-                "free": max(0, self._budget.free - self._running_bytes),
-                "live": self._running_bytes,
                 **by_class,
+                "free": max(0, self._budget.free - uncharged),
+                "live": by_class["live"] + uncharged,
             },
+            "running_bytes": self._running_bytes,
             "groups": {name: dict(states) for name, states in groups.items()},
             "unshared_bytes": sum(spec.cached_bytes(end) for spec, end in ends),
+            **({} if self.queue_stats is None else {"queue": self.queue_stats()}),
             **self._store_stats(members),
         }
 

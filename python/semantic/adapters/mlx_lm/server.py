@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from semantic.adapters.mlx_lm.admission import Admission
+from semantic.adapters.mlx_lm.admitted import admitted_batch, admitted_generator
 from semantic.adapters.mlx_lm.http_server import (
     POLL_SECONDS,
     STATS_PATH,
@@ -38,13 +40,17 @@ from semantic.adapters.mlx_lm.http_server import (
 from semantic.adapters.mlx_lm.junctions import stopping_generator
 from semantic.adapters.mlx_lm.running_batch import metered_generator
 from semantic.adapters.mlx_lm.unpadded_prefill import unpadded_generator
+from semantic.domain.errors import SemanticError
 from semantic.ports.outbound import BlockStore
 
-__all__ = ["STATS_PATH", "ServerError", "launch", "options_help"]
+__all__ = ["DEFAULT_WAIT_SECONDS", "STATS_PATH", "ServerError", "launch", "options_help"]
 
 _PROGRAM = "semantic serve"
 _NO_LIMIT_SEQUENCES = 1 << 31
 _NO_LIMIT_BYTES = 1 << 63
+DEFAULT_WAIT_SECONDS = 600.0
+"""The longest that a request waits for memory, unless it is said otherwise."""
+
 _STOP_SECONDS = 10.0
 _TELL_SECONDS = 2.0
 
@@ -63,6 +69,18 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
 }
 """What the server module must have, and the parameters that we pass by that name or place."""
 
+_NEEDED_FOR_A_LIMIT: Mapping[str, tuple[str, ...]] = {
+    "ResponseGenerator._next_request": ("timeout",),
+    "ResponseGenerator._tokenize": ("tokenizer", "request", "args"),
+    "ResponseGenerator._serve_single": (),
+    "ResponseGenerator._run_generate": (),
+    "BatchGenerator.insert_segments": (),
+    "BatchGenerator.extract_cache": ("uids",),
+    "BatchGenerator.remove": ("uids",),
+    "APIHandler._set_completion_headers": ("status_code",),
+}
+"""What it must have besides where requests wait for memory."""
+
 _log = logging.getLogger("semantic.serve")
 
 CacheFactory = Callable[..., Any]
@@ -72,6 +90,7 @@ def launch(
     argv: Sequence[str],
     *,
     kv_memory: int | None = None,
+    kv_wait: float = DEFAULT_WAIT_SECONDS,
     store: BlockStore | None = None,
     on_ready: Callable[[str, int], None] | None = None,
     new_cache: CacheFactory | None = None,
@@ -83,20 +102,21 @@ def launch(
 
     Args:
         argv: Options of mlx_lm.server, without a program name.
-        kv_memory: Bytes for KV caches. Also the server's `--prompt-cache-bytes` unless that is
-            given, so that our cache makes room for what the running batch holds. With it, bytes
-            are the limit, and `--prompt-cache-size` counts only when it is given.
+        kv_memory: Bytes for KV caches, what runs and what is cached together: a request that does
+            not fit waits for its turn. With it, bytes are the limit, and `--prompt-cache-size`
+            counts only when it is given.
+        kv_wait: The longest that a request waits for memory, in seconds.
         store: Keeps the KV of conversations over restarts; what waits to be stored at the end is
             stored before this returns, unless it is interrupted once more.
         on_ready: Called with host and port once the port is bound and the model begins to load.
         new_cache: Makes the prompt cache from `max_size` and `max_bytes`.
 
     Raises:
-        ServerError: When mlx-lm lacks what we need, the address cannot be bound, or the generation
-            thread dies or does not stop.
+        ServerError: When mlx-lm lacks what we need, the address cannot be bound, the generation
+            thread dies or does not stop, or a group of machines is to keep a limit.
         SystemExit: When mlx_lm.server's parser refuses an option, or prints its help.
     """
-    server = _server_module()
+    server = _server_module(_NEEDED if kv_memory is None else {**_NEEDED, **_NEEDED_FOR_A_LIMIT})
     served = False
 
     def run(host: str, port: int, model_provider: Any, *_: Any, **__: Any) -> None:
@@ -104,9 +124,19 @@ def launch(
         served = True
         cache_limits = _limits(argv, model_provider.cli_args, kv_memory)
         make_cache = new_cache or _our_prompt_cache
-        if store is not None:
+        if store is not None or kv_memory is not None:
             make_cache = partial(make_cache, store=store, spec_of=_spec_of(model_provider))
-        _serve(server, host, port, model_provider, lambda: make_cache(**cache_limits), on_ready)
+        new_admission = None
+        if kv_memory is not None:
+            new_admission = partial(_admission, model_provider, kv_memory, kv_wait)
+        _serve(
+            server,
+            (host, port),
+            model_provider,
+            lambda: make_cache(**cache_limits),
+            new_admission,
+            on_ready,
+        )
 
     with _own_command_line(argv), _replaced(server, "run", run):
         try:
@@ -149,19 +179,39 @@ def _spec_of(model_provider: Any) -> Callable[[Any], Any]:
     known: dict[Any, Any] = {}
 
     def spec_of(key: Any) -> Any:
-        is_loaded = getattr(model_provider, "model_key", None) == key
-        if key not in known and is_loaded and getattr(model_provider, "draft_model", None) is None:
-            known[key] = importlib.import_module("semantic.mlx").probe(model_provider.model)
+        if key not in known and getattr(model_provider, "model_key", None) == key:
+            known[key] = _probed(model_provider)
         return known.get(key)
 
     return spec_of
 
 
+def _probed(model_provider: Any) -> Any:
+    models = [model_provider.model]
+    if getattr(model_provider, "draft_model", None) is not None:
+        models.append(model_provider.draft_model)
+    try:
+        return importlib.import_module("semantic.mlx").probe(*models)
+    except SemanticError:
+        _log.exception("the KV cache of %s cannot be counted", model_provider.model_key)
+        return None
+
+
+def _admission(
+    model_provider: Any, kv_memory: int, kv_wait: float, memory_of: Callable[[Any], Any]
+) -> Admission:
+    return Admission(
+        memory_of,
+        lambda: model_provider.model_key,
+        limit_bytes=kv_memory,
+        prefill_step=model_provider.cli_args.prefill_step_size,
+        wait_seconds=kv_wait,
+    )
+
+
 def _limits(argv: Sequence[str], cli_args: Any, kv_memory: int | None) -> dict[str, int]:
-    """Our cache's limits; tells the server's own byte limit on the way."""
+    """Our cache's limits."""
     asked_bytes: int | None = getattr(cli_args, "prompt_cache_bytes", None)
-    if asked_bytes is None:
-        cli_args.prompt_cache_bytes = kv_memory
     # argparse takes any unambiguous beginning of an option.
     asked_size = any(word.startswith("--prompt-cache-s") for word in argv)
     by_bytes = kv_memory is not None and not asked_size
@@ -174,24 +224,36 @@ def _limits(argv: Sequence[str], cli_args: Any, kv_memory: int | None) -> dict[s
 
 def _serve(
     server: Any,
-    host: str,
-    port: int,
+    address: tuple[str, int],
     model_provider: Any,
     new_cache: Callable[[], Any],
+    new_admission: Callable[[Callable[[Any], Any]], Admission] | None,
     on_ready: Callable[[str, int], None] | None,
 ) -> None:
-    if server.mx.distributed.init().rank() != 0:
+    group = server.mx.distributed.init()
+    if new_admission is not None and group.size() > 1:
+        raise ServerError("--kv-memory cannot be kept by a group of machines: leave it out")
+    if group.rank() != 0:
         server.ResponseGenerator(model_provider, new_cache()).join()
         return
     cache = new_cache()
-    batch = metered_generator(unpadded_generator(server.BatchGenerator), _meter_of(cache))
+    generator_class = stopping_generator(server.ResponseGenerator)
+    batch_class = metered_generator(
+        unpadded_generator(server.BatchGenerator), _weakly(cache, "report_running")
+    )
+    if new_admission is not None:
+        admission = new_admission(_weakly(cache, "memory_of"))
+        cache.queue_stats = admission.stats
+        generator_class = admitted_generator(generator_class, admission)
+        batch_class = admitted_batch(batch_class, admission)
+    host, port = address
     with (
         HttpServer.bound(host, port, handler_class(server)) as httpd,
         signals_ask(httpd.stop),
-        _replaced(server, "BatchGenerator", batch),
+        _replaced(server, "BatchGenerator", batch_class),
     ):
         writer = getattr(cache, "writer", None)
-        httpd.generator = stopping_generator(server.ResponseGenerator)(model_provider, cache)
+        httpd.generator = generator_class(model_provider, cache)
         del cache  # it is the generation thread's, which drops it there
         try:
             _log.info("Serving at http://%s:%d", host, httpd.server_port)
@@ -206,16 +268,15 @@ def _serve(
                     _drain(writer, httpd.stop)
 
 
-def _meter_of(cache: Any) -> Callable[[int], None]:
-    """Where the running batch's bytes are reported, without keeping the cache alive."""
+def _weakly(cache: Any, method: str) -> Callable[[Any], Any]:
+    """A method of the cache that does not keep it alive: the generation thread is to drop it."""
     reference = weakref.ref(cache)
 
-    def report(n_bytes: int) -> None:
+    def call(argument: Any) -> Any:
         alive = reference()
-        if alive is not None:
-            alive.report_running(n_bytes)
+        return None if alive is None else getattr(alive, method)(argument)
 
-    return report
+    return call
 
 
 def _stop(generator: Any, request: StopRequest) -> None:
@@ -246,14 +307,14 @@ def _drain(writer: Any, request: StopRequest) -> None:
             _log.info("Storing %d more turns; interrupt again to leave them", writer.waiting)
 
 
-def _server_module() -> Any:
+def _server_module(needed: Mapping[str, tuple[str, ...]] = _NEEDED) -> Any:
     try:
         server = importlib.import_module("mlx_lm.server")
     except ImportError as error:
         raise ServerError(
             f"mlx_lm.server cannot be imported ({error}); pip install 'semantic-kv[serve]'"
         ) from error
-    lacking = [name for name, parameters in _NEEDED.items() if not _has(server, name, parameters)]
+    lacking = [name for name, parameters in needed.items() if not _has(server, name, parameters)]
     if lacking:
         raise ServerError(
             f"mlx-lm {_version()} is not one that semantic can serve with: mlx_lm.server lacks "

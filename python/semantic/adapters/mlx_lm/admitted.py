@@ -1,0 +1,112 @@
+"""mlx_lm.server's generator and batch, with an `Admission` between them and their requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from semantic.adapters.mlx_lm.admission import Admission
+
+__all__ = ["admitted_batch", "admitted_generator"]
+
+
+def admitted_generator(generator_class: type[Any], admission: Admission) -> type[Any]:
+    """A ResponseGenerator that takes a request only when there is memory for it.
+
+    Args:
+        generator_class: mlx_lm.server's ResponseGenerator, or what stands in for it.
+        admission: Who may run.
+    """
+
+    # The base is whatever class the installed mlx-lm has: known at run time only.
+    class AdmittedResponseGenerator(generator_class):  # type: ignore[misc]
+        """The server's generator, behind a queue."""
+
+        _runs_alone = False
+
+        def _next_request(self, timeout: float | None = None) -> Any:
+            admission.settle()
+            taken = super()._next_request(timeout)
+            while taken is not None:
+                admission.ask(taken)
+                taken = super()._next_request(None)
+            return admission.first(self._tokenised_ahead)
+
+        def _tokenised_ahead(self, request: Any, args: Any) -> Any:
+            return super()._tokenize(self.model_provider.tokenizer, request, args)
+
+        def _tokenize(self, tokenizer: Any, request: Any, args: Any) -> Any:
+            def compute() -> Any:
+                return super(AdmittedResponseGenerator, self)._tokenize(tokenizer, request, args)
+
+            answer = admission.tokenised(request, args, compute)
+            if self._runs_alone:
+                self.cli_args.prefill_step_size = admission.prefill_step
+            return answer
+
+        def _serve_single(self, *args: Any, **options: Any) -> Any:
+            asked_step = self.cli_args.prefill_step_size
+            self._runs_alone = True
+            try:
+                return super()._serve_single(*args, **options)
+            finally:
+                self._runs_alone = False
+                self.cli_args.prefill_step_size = asked_step
+                admission.served()
+
+        def _run_generate(self) -> None:
+            try:
+                super()._run_generate()
+            finally:
+                admission.close()
+
+    return AdmittedResponseGenerator
+
+
+def admitted_batch(generator_class: type[Any], admission: Admission) -> type[Any]:
+    """A BatchGenerator whose sequences are charged while they are in it.
+
+    Prompts are prefilled one at a time: of unequal lengths and side by side they pad each other
+    beyond what any of them will ever need.
+
+    Args:
+        generator_class: mlx-lm's BatchGenerator, or what stands in for it.
+        admission: Who was let in.
+    """
+
+    # The base is whatever class the installed mlx-lm has: known at run time only.
+    class AdmittedBatchGenerator(generator_class):  # type: ignore[misc]
+        """The server's batch, charged."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self._is_open = True
+            super().__init__(*args, **options)
+            self.prefill_batch_size = 1
+
+        def insert_segments(self, *args: Any, **options: Any) -> Any:
+            uids = super().insert_segments(*args, **options)
+            self.prefill_step_size = admission.prefill_step
+            admission.inserted(uids)
+            return uids
+
+        def next(self) -> Any:
+            admission.settle()
+            prompts, generated = super().next()
+            admission.stepped(prompts, generated, self.prompt_cache_nbytes)
+            return prompts, generated
+
+        def extract_cache(self, uids: Any) -> Any:
+            return admission.copied(super().extract_cache(uids))
+
+        def remove(self, uids: Any, *args: Any, **options: Any) -> Any:
+            removed = super().remove(uids, *args, **options)
+            admission.removed(uids)
+            return removed
+
+        def close(self) -> None:
+            super().close()
+            # Closed once more when it is collected, and by then another batch may run.
+            if self._is_open:
+                self._is_open = False
+                admission.emptied()
+
+    return AdmittedBatchGenerator
