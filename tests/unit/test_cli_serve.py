@@ -24,6 +24,8 @@ class FakeCache:
     def report_running(self, n_bytes: int) -> None:
         self.running.append(n_bytes)
 
+    def memory_of(self, key: Any) -> None: ...
+
 
 class FakeGenerator:
     """A generator that is already done: alive for a few looks, then stopped."""
@@ -44,6 +46,14 @@ class FakeGenerator:
     def join(self) -> None:
         self.joined = True
 
+    def _next_request(self, timeout: float | None = None) -> None: ...
+
+    def _tokenize(self, tokenizer: Any, request: Any, args: Any) -> None: ...
+
+    def _serve_single(self, request: Any, stream: Any) -> None: ...
+
+    def _run_generate(self) -> None: ...
+
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[FakeGenerator]:
@@ -57,7 +67,7 @@ def limits_of(argv: list[str], kv_memory: int | None) -> tuple[dict[str, int], A
     """The limits our cache is made with, and the options that mlx_lm.server's parser made."""
     seen: dict[str, int] = {}
 
-    def new_cache(**limits: int) -> object:
+    def new_cache(*, store: None = None, spec_of: Any = None, **limits: int) -> object:
         seen.update(limits)
         return FakeCache()
 
@@ -75,9 +85,9 @@ NO_LIMIT_SEQUENCES = 1 << 31
         ([], None, 10, 1 << 63, None),
         (["--prompt-cache-size", "3"], None, 3, 1 << 63, None),
         (["--prompt-cache-bytes", "2GB"], None, 10, 2 * 10**9, 2 * 10**9),
-        ([], 5 * 10**9, NO_LIMIT_SEQUENCES, 5 * 10**9, 5 * 10**9),
-        (["--prompt-cache-size=4"], 5 * 10**9, 4, 5 * 10**9, 5 * 10**9),
-        (["--prompt-cache-s", "4"], 5 * 10**9, 4, 5 * 10**9, 5 * 10**9),
+        ([], 5 * 10**9, NO_LIMIT_SEQUENCES, 5 * 10**9, None),
+        (["--prompt-cache-size=4"], 5 * 10**9, 4, 5 * 10**9, None),
+        (["--prompt-cache-s", "4"], 5 * 10**9, 4, 5 * 10**9, None),
         (["--prompt-cache-bytes", "1GB"], 5 * 10**9, NO_LIMIT_SEQUENCES, 5 * 10**9, 10**9),
     ],
 )
@@ -159,6 +169,27 @@ def test_a_main_that_serves_without_our_run_is_noticed(monkeypatch: pytest.Monke
     monkeypatch.setattr(mlx_server, "main", lambda: None)
     with pytest.raises(ServerError, match="no longer calls run"):
         launch([])
+
+
+@pytest.mark.parametrize("name", ["_next_request", "_run_generate"])
+def test_a_limit_is_not_promised_where_requests_cannot_be_made_to_wait(
+    made: list[FakeGenerator], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delattr(FakeGenerator, name)
+    with pytest.raises(ServerError, match=f"lacks ResponseGenerator.{name} as"):
+        launch([], kv_memory=10**9)
+    with pytest.raises(ServerError, match="generation thread died"):
+        launch(["--port", "0"], new_cache=FakeCache)
+
+
+def test_a_group_of_machines_is_not_promised_a_limit(
+    made: list[FakeGenerator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = SimpleNamespace(rank=lambda: 0, size=lambda: 2)
+    monkeypatch.setattr(mlx_server.mx.distributed, "init", lambda: group)
+    with pytest.raises(ServerError, match="leave it out"):
+        launch(["--port", "0"], kv_memory=10**9, new_cache=FakeCache)
+    assert not made
 
 
 def test_ready_is_told_with_the_port_that_was_bound(made: list[FakeGenerator]) -> None:
