@@ -118,6 +118,13 @@ def test_what_changes_while_it_is_loaded_is_not_stored(folder: Path, again: bool
         loaded.namespace_of((folder, None, None), probe(provider.model))
 
 
+def test_a_release_without_that_method_is_known_by_todays_files(folder: Path) -> None:
+    loaded = LoadedModels(SimpleNamespace(model_key=None), stores=True, salt="alice")
+    spec = probe(tiny_model(config_of("llama")))
+    key = (folder, None, None)
+    assert loaded.namespace_of(key, spec) == namespace_of_key(key, spec, "alice")
+
+
 def test_what_was_never_loaded_is_not_stored(folder: Path) -> None:
     provider = Provider()
     spec = probe(tiny_model(config_of("llama")))

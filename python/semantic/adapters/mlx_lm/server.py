@@ -116,7 +116,7 @@ def launch(
 
     Raises:
         ServerError: When mlx-lm lacks what we need, the address cannot be bound, the generation
-            thread dies or does not stop, or a group of machines is to keep a limit.
+            thread dies or does not stop, or a group of machines is to keep a limit or a store.
         SystemExit: When mlx_lm.server's parser refuses an option, or prints its help.
     """
     server = _server_module(_NEEDED if kv_memory is None else {**_NEEDED, **_NEEDED_FOR_A_LIMIT})
@@ -126,6 +126,11 @@ def launch(
         nonlocal served
         served = True
         cache_limits = _limits(argv, model_provider.cli_args, kv_memory)
+        if store is not None and server.mx.distributed.init().size() > 1:
+            raise ServerError(
+                "a store is for a model that one process holds: the parts of a distributed one "
+                "would read each other's blocks"
+            )
         make_cache = new_cache or _our_prompt_cache
         loaded = LoadedModels(model_provider, stores=store is not None, salt=salt)
         if store is not None or kv_memory is not None:
