@@ -43,7 +43,7 @@ def test_b27_killed_and_started_again_every_agent_continues(serve: Serve, tmp_pa
     _, api = serve(*options)
     answers = {agent: api.chat(*talk, max_tokens=8) for agent, talk in talks.items()}
     assert stored(api)["loaded_tokens"] > 0
-    _, stock = serve("--kv-memory", "1MB")
+    _, stock = serve("--prompt-cache-bytes", "1MB")
     for agent, talk in talks.items():
         assert cached_tokens(answers[agent]) > 500
         assert text_of(answers[agent]) == text_of(stock.chat(*talk, max_tokens=8))
