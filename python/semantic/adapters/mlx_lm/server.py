@@ -134,12 +134,9 @@ def launch(
         make_cache = new_cache or _our_prompt_cache
         loaded = LoadedModels(model_provider, stores=store is not None, salt=salt)
         if store is not None or kv_memory is not None:
-            make_cache = partial(
-                make_cache,
-                store=store,
-                spec_of=_spec_of(model_provider),
-                namespace_of=loaded.namespace_of,
-            )
+            make_cache = partial(make_cache, store=store, spec_of=_spec_of(model_provider))
+        if store is not None:
+            make_cache = partial(make_cache, namespace_of=loaded.namespace_of)
         new_admission = None
         if kv_memory is not None:
             new_admission = partial(_admission, model_provider, kv_memory, kv_wait)
