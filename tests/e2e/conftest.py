@@ -42,7 +42,12 @@ class Served:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(log.parent / "hub")},
+                env={
+                    **os.environ,
+                    "HF_HUB_OFFLINE": "1",
+                    "HF_HUB_CACHE": str(log.parent / "hub"),
+                    "XDG_CACHE_HOME": str(log.parent / "cache"),
+                },
             )
 
     def said(self) -> str:

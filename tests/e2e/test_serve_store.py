@@ -43,7 +43,7 @@ def test_b27_killed_and_started_again_every_agent_continues(serve: Serve, tmp_pa
     _, api = serve(*options)
     answers = {agent: api.chat(*talk, max_tokens=8) for agent, talk in talks.items()}
     assert stored(api)["loaded_tokens"] > 0
-    _, stock = serve("--kv-memory", "1MB")
+    _, stock = serve("--prompt-cache-bytes", "1MB")
     for agent, talk in talks.items():
         assert cached_tokens(answers[agent]) > 500
         assert text_of(answers[agent]) == text_of(stock.chat(*talk, max_tokens=8))
@@ -62,10 +62,12 @@ def test_what_waits_is_stored_before_the_server_ends(serve: Serve, tmp_path: Pat
 
 
 def test_a_sealed_store_serves_and_is_looked_after_meanwhile(serve: Serve, tmp_path: Path) -> None:
-    folder, key = tmp_path / "store", tmp_path / "key"
+    folder, key, salt = tmp_path / "store", tmp_path / "key", tmp_path / "salt"
     key.write_text("5e" * 32)
+    salt.write_text("Ada's\n")
     limits = ("--store-keep", "30d", "--store-free", "1MB", "--store-daily-writes", "1GB")
     options = ("--store", str(folder), "--store-key-file", str(key), *limits)
+    options += ("--store-salt-file", str(salt))
     _, api = serve(*options)
     question = (SYSTEM, ("user", "Who reads the plan?"))
     api.chat(*question)
@@ -79,6 +81,9 @@ def test_a_sealed_store_serves_and_is_looked_after_meanwhile(serve: Serve, tmp_p
     assert (json.loads(done.stdout)["processes"], json.loads(done.stdout)["sealed"]) == (1, True)
     _, other = serve(*options)
     assert cached_tokens(other.chat(*question)) > 500
+    salt.write_text("Bo's")
+    _, foreign = serve(*options)
+    assert cached_tokens(foreign.chat(*question)) == 0
 
 
 def test_b29_a_second_server_shares_what_the_first_has_stored(serve: Serve, tmp_path: Path) -> None:

@@ -59,7 +59,20 @@ def stock(folder: Path) -> list[int]:
 
 
 Change = Callable[[Path], None]
+
+
+def fuse(folder: Path) -> None:
+    """A change of a few weights in one layer, as of a small adapter: names and sizes stay."""
+    write(folder, seed=1)
+    weights = mx.load(str(folder / "model.safetensors"))
+    name = "model.layers.2.self_attn.v_proj.weight"
+    assert isinstance(weights, dict)
+    weights[name] = weights[name].at[3, 5].add(0.5)
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+
+
 CHANGES: dict[str, Change] = {
+    "one weight": fuse,
     "other weights": lambda folder: write(folder, seed=2),
     "quantised": lambda folder: write(folder, seed=1, bits=8),
     "quantised further": lambda folder: write(folder, seed=1, bits=4),

@@ -11,6 +11,7 @@ from typing import Any
 import mlx_lm.server as mlx_server
 import pytest
 
+from semantic import MemoryStore
 from semantic.adapters.mlx_lm import http_server
 from semantic.adapters.mlx_lm.server import ServerError, launch, options_help
 
@@ -224,6 +225,17 @@ def test_other_ranks_of_a_group_generate_and_do_not_listen(
     monkeypatch.setattr(mlx_server.mx.distributed, "init", lambda: group)
     launch(["--port", "0"], new_cache=FakeCache)
     assert made[-1].joined
+
+
+def test_a_store_is_refused_for_a_model_that_several_processes_hold(
+    made: list[FakeGenerator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each holds other layers or heads, in blocks of one name."""
+    group = SimpleNamespace(rank=lambda: 0, size=lambda: 2)
+    monkeypatch.setattr(mlx_server.mx.distributed, "init", lambda: group)
+    with pytest.raises(ServerError, match="one process"):
+        launch(["--port", "0"], store=MemoryStore(1 << 20), new_cache=FakeCache)
+    assert not made
 
 
 def test_the_servers_own_help_is_available() -> None:

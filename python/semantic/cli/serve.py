@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from semantic.adapters.store.disk import DiskStore
-from semantic.adapters.store.sealing import read_key
+from semantic.adapters.store.sealing import read_key, read_salt
 from semantic.cli.extras import missing_message
 from semantic.cli.options import duration, memory_size
 from semantic.domain.errors import SemanticError
@@ -127,6 +127,14 @@ def _serve(
             "SEMANTIC_STORE_KEY does the same.",
         ),
     ] = None,
+    store_salt_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Find only what was stored with the same salt, the secret text in this file: one "
+            "for each tenant of a folder. SEMANTIC_STORE_SALT does the same.",
+        ),
+    ] = None,
 ) -> None:
     message = missing_message("serve", "mlx", "mlx_lm")
     if message is not None:
@@ -139,6 +147,7 @@ def _serve(
         "daily_write_bytes": store_daily_writes,
         "policy": store_keep and EvictionPolicy(time_to_live=store_keep),
         "key_file": store_key_file,
+        "salt_file": store_salt_file,
     }
     given = {name: value for name, value in options.items() if value is not None}
     if store is None and given:
@@ -151,8 +160,9 @@ def _serve(
     status = 0
     opened = None
     try:
+        salt = read_salt(store_salt_file)
         opened = None if store is None else _opened(store, given)
-        launch(context.args, kv_memory=kv_memory, kv_wait=wait_seconds, store=opened)
+        launch(context.args, kv_memory=kv_memory, kv_wait=wait_seconds, store=opened, salt=salt)
     except (ServerError, SemanticError) as error:
         typer.echo(f"semantic serve: {error}", err=True)
         status = 1
@@ -163,6 +173,7 @@ def _serve(
 
 def _opened(path: Path, options: dict[str, Any]) -> DiskStore:
     key = read_key(options.pop("key_file", None))
+    options.pop("salt_file", None)  # the models' business, not the folder's
     return DiskStore(path, **{"max_bytes": _STORE_MAX_BYTES, "key": key, **options})
 
 

@@ -1,30 +1,16 @@
-"""Real namespaces: what identifies a model's weights without reading all of them.
-
-The fingerprint covers the whole `config.json`, and of each safetensors file its name, size, header
-(names, shapes, dtypes and offsets of every tensor) and evenly spread samples of the data. It costs
-milliseconds. It cannot notice a change that leaves names, shapes and every sample as they were: an
-edit of a few weights in place (ADR-005).
-"""
+"""Real namespaces: what identifies a model whose cache is stored or shared."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
+from semantic.adapters.fingerprint.model_files import ADAPTER_CONFIG, MODEL_CONFIG, fingerprint
 from semantic.adapters.mlx.probe import probe
-from semantic.domain.errors import BlockValidationError
 from semantic.domain.identity import Namespace
 from semantic.domain.value_objects import ModelCacheSpec
 
-__all__ = ["fingerprint", "namespace", "namespace_of_spec"]
-
-_SAMPLES = 64
-_SAMPLE_BYTES = 4096
-_HEADER_LENGTH_BYTES = 8  # safetensors: a little-endian u64 before the JSON header
-_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+__all__ = ["namespace", "namespace_of_spec"]
 
 
 def namespace(
@@ -37,6 +23,11 @@ def namespace(
 ) -> Namespace:
     """The namespace of a loaded model: what may share blocks with it.
 
+    Call it once the model is loaded, while its files are still those that it was loaded from. All
+    of their bytes count: files that this machine has not seen yet are read, which takes as long as
+    reading takes and is told to logging "semantic"; later calls read none while they stay as they
+    are. ADR-005 says what cannot be noticed.
+
     Args:
         model: The model, for the dtype of its cache.
         path: Its folder, with config.json and safetensors files.
@@ -45,12 +36,13 @@ def namespace(
         spec: The geometry that the memory uses, where it is not the probed one: quantised at rest.
 
     Raises:
-        BlockValidationError: A folder without a config or without weights.
+        BlockValidationError: A folder without a config or without weights, or files that change
+            while they are read.
     """
     return namespace_of_spec(
-        fingerprint(path, "config.json"),
+        fingerprint(path, MODEL_CONFIG),
         probe(model) if spec is None else spec,
-        adapter="" if adapter is None else fingerprint(adapter, "adapter_config.json"),
+        adapter="" if adapter is None else fingerprint(adapter, ADAPTER_CONFIG),
         salt=salt or "",
     )
 
@@ -66,38 +58,6 @@ def namespace_of_spec(
         kv_bits=_kv_bits(spec),
         salt=salt,
     )
-
-
-def fingerprint(folder: str | os.PathLike[str], config_name: str) -> str:
-    """BLAKE2b-256 over the config and, of each weight file, its name, size, header and samples."""
-    root = Path(folder)
-    weights = sorted(root.glob("*.safetensors"))
-    config = root / config_name
-    if not config.is_file() or not weights:
-        raise BlockValidationError(f"{root} has no {config_name}, or no *.safetensors beside it")
-    digest = blake2b(digest_size=32, person=b"semantic-model")
-    _add(digest, "config", config.read_bytes())
-    for file in weights:
-        _add(digest, "file", file.name.encode())
-        for part in _parts(file):
-            _add(digest, "part", part)
-    return digest.hexdigest()
-
-
-def _add(digest: blake2b, tag: str, data: bytes) -> None:
-    digest.update(f"{tag}:{len(data)}:".encode())
-    digest.update(data)
-
-
-def _parts(file: Path) -> Iterator[bytes]:
-    size = file.stat().st_size
-    yield str(size).encode()
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(_HEADER_LENGTH_BYTES), "little")
-        yield stream.read(min(length, _MAX_HEADER_BYTES))
-        for sample in range(_SAMPLES):
-            stream.seek(size * sample // _SAMPLES)
-            yield stream.read(_SAMPLE_BYTES)
 
 
 def _kv_dtypes(spec: ModelCacheSpec) -> str:

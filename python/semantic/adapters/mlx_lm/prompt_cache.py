@@ -291,6 +291,14 @@ class PromptCache:
         waiting = self.writer.waiting
         return {"store": {**self._store.stats(), "waiting": waiting, "loaded_tokens": loaded}}
 
+    def forget_model(self, model: Any) -> None:
+        """Forget everything in memory under a model's key: another model has it now."""
+        with self._lock:
+            keys = [key for key in self._members if key[0] == model]
+            forgotten = [self._members.pop(key) for key in keys]
+        for member in forgotten:
+            member.sealed.clear()
+
     def _trim_sequences(self, n_sequences: int) -> None:
         for member in self._each_member():
             while len(self) > n_sequences and member.sealed.evict_oldest():

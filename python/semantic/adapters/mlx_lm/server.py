@@ -38,6 +38,7 @@ from semantic.adapters.mlx_lm.http_server import (
     signals_ask,
 )
 from semantic.adapters.mlx_lm.junctions import stopping_generator
+from semantic.adapters.mlx_lm.loaded_models import LoadedModels
 from semantic.adapters.mlx_lm.running_batch import metered_generator
 from semantic.adapters.mlx_lm.unpadded_prefill import unpadded_generator
 from semantic.domain.errors import SemanticError
@@ -92,6 +93,7 @@ def launch(
     kv_memory: int | None = None,
     kv_wait: float = DEFAULT_WAIT_SECONDS,
     store: BlockStore | None = None,
+    salt: str = "",
     on_ready: Callable[[str, int], None] | None = None,
     new_cache: CacheFactory | None = None,
 ) -> None:
@@ -108,12 +110,13 @@ def launch(
         kv_wait: The longest that a request waits for memory, in seconds.
         store: Keeps the KV of conversations over restarts; what waits to be stored at the end is
             stored before this returns, unless it is interrupted once more.
+        salt: The tenant's secret: what is stored with another one is never read.
         on_ready: Called with host and port once the port is bound and the model begins to load.
         new_cache: Makes the prompt cache from `max_size` and `max_bytes`.
 
     Raises:
         ServerError: When mlx-lm lacks what we need, the address cannot be bound, the generation
-            thread dies or does not stop, or a group of machines is to keep a limit.
+            thread dies or does not stop, or a group of machines is to keep a limit or a store.
         SystemExit: When mlx_lm.server's parser refuses an option, or prints its help.
     """
     server = _server_module(_NEEDED if kv_memory is None else {**_NEEDED, **_NEEDED_FOR_A_LIMIT})
@@ -123,9 +126,17 @@ def launch(
         nonlocal served
         served = True
         cache_limits = _limits(argv, model_provider.cli_args, kv_memory)
+        if store is not None and server.mx.distributed.init().size() > 1:
+            raise ServerError(
+                "a store is for a model that one process holds: the parts of a distributed one "
+                "would read each other's blocks"
+            )
         make_cache = new_cache or _our_prompt_cache
+        loaded = LoadedModels(model_provider, stores=store is not None, salt=salt)
         if store is not None or kv_memory is not None:
             make_cache = partial(make_cache, store=store, spec_of=_spec_of(model_provider))
+        if store is not None:
+            make_cache = partial(make_cache, namespace_of=loaded.namespace_of)
         new_admission = None
         if kv_memory is not None:
             new_admission = partial(_admission, model_provider, kv_memory, kv_wait)
@@ -133,7 +144,7 @@ def launch(
             server,
             (host, port),
             model_provider,
-            lambda: make_cache(**cache_limits),
+            lambda: loaded.watching(make_cache(**cache_limits)),
             new_admission,
             on_ready,
         )

@@ -1,4 +1,7 @@
-"""Which key a store is sealed with, said by a small file beside its blocks."""
+"""Secrets of a store: the key that it is sealed with, and the salt of who shares what.
+
+A small file beside the blocks says which key that is.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,13 @@ from pathlib import Path
 from semantic.adapters.store.veil import Veil
 from semantic.domain.errors import PoolConfigurationError
 
-__all__ = ["KEY_VARIABLE", "check_key", "read_key"]
+__all__ = ["KEY_VARIABLE", "SALT_VARIABLE", "check_key", "read_key", "read_salt"]
 
 KEY_VARIABLE = "SEMANTIC_STORE_KEY"
 """The environment variable that may hold a store's key."""
+
+SALT_VARIABLE = "SEMANTIC_STORE_SALT"
+"""The environment variable that may hold a tenant's salt."""
 
 _MARK = "sealed"
 _KEY_BYTES = 32
@@ -63,6 +69,27 @@ def read_key(file: Path | None) -> bytes | None:
         return _key(file.read_bytes(), str(file))
     except OSError as error:
         raise PoolConfigurationError(f"{file}: {error.strerror}") from error
+
+
+def read_salt(file: Path | None) -> str:
+    """A tenant's salt from a file or, without one, from the environment; empty where there is none.
+
+    Space around it does not count.
+
+    Raises:
+        PoolConfigurationError: A file that cannot be read, or holds no text.
+    """
+    if file is None:
+        return os.environ.get(SALT_VARIABLE, "").strip()
+    try:
+        salt = file.read_bytes().decode().strip()
+    except OSError as error:
+        raise PoolConfigurationError(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise PoolConfigurationError(f"{file} holds no salt: text in UTF-8") from error
+    if not salt:
+        raise PoolConfigurationError(f"{file} holds no salt: it is empty")
+    return salt
 
 
 def _key(text: bytes, source: str) -> bytes:

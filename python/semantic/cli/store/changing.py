@@ -25,7 +25,13 @@ from semantic.cli.store.session import (
 
 __all__ = ["collect_garbage", "export_store", "forget_blocks", "import_store"]
 
-_Agent = Annotated[str | None, typer.Option(help="What this agent uses, in every namespace.")]
+_Agent = Annotated[
+    str | None,
+    typer.Option(
+        help="What this agent uses, in every namespace. A library names its agents; semantic serve "
+        "stores all as the agent server."
+    ),
+]
 _Namespace = Annotated[
     str, typer.Option(metavar="HEX", help="Namespaces whose names begin like this (store ls).")
 ]
