@@ -261,53 +261,60 @@ def test_who_still_waits_at_the_end_is_told(server):
     assert server.pool.used_memory() == 0
 
 
+class Generator:
+    """What mlx_lm.server's ResponseGenerator has, over a list of requests."""
+
+    model_provider = SimpleNamespace(tokenizer=None)
+
+    def __init__(self, taken):
+        self.cli_args = SimpleNamespace(prefill_step_size=2048)
+        self.queue = list(taken)
+        self.steps = []
+
+    def _next_request(self, timeout=None):
+        return self.queue.pop(0) if self.queue else None
+
+    def _tokenize(self, tokenizer, request, args):
+        return list(range(request.tokens)), ["segments"]
+
+    def _serve_single(self, request, stream):
+        self._tokenize(None, *request[1:])
+        self.steps.append(self.cli_args.prefill_step_size)
+
+    def _run_generate(self):
+        pass
+
+
+class Batch:
+    """What mlx-lm's BatchGenerator has, with one sequence that is done at once."""
+
+    prompt_cache_nbytes = 7
+
+    def __init__(self, model):
+        self.prefill_batch_size, self.prefill_step_size = 8, 2048
+
+    def insert_segments(self, segments):
+        return [5]
+
+    def next(self):
+        return [], [SimpleNamespace(uid=5, finish_reason="stop", prompt_cache=[])]
+
+    def extract_cache(self, uids):
+        return {uid: ([], []) for uid in uids}
+
+    def remove(self, uids):
+        return {}
+
+    def close(self):
+        pass
+
+
+def taken(tokens):
+    args = SimpleNamespace(model=MODEL, max_tokens=3)
+    return queue.Queue(), SimpleNamespace(tokens=tokens), args
+
+
 def test_the_servers_classes_go_through_the_admission(server):
-    class Generator:
-        cli_args = SimpleNamespace(prefill_step_size=2048)
-        model_provider = SimpleNamespace(tokenizer=None)
-
-        def __init__(self, taken):
-            self.queue = list(taken)
-            self.steps = []
-
-        def _next_request(self, timeout=None):
-            return self.queue.pop(0) if self.queue else None
-
-        def _tokenize(self, tokenizer, request, args):
-            return server.tokenise(request, args)
-
-        def _serve_single(self, request, stream):
-            self._tokenize(None, *request[1:])
-            self.steps.append(self.cli_args.prefill_step_size)
-
-        def _run_generate(self):
-            self.ran = True
-
-    class Batch:
-        def __init__(self, model):
-            self.prefill_batch_size, self.prefill_step_size = 8, 2048
-
-        prompt_cache_nbytes = 7
-
-        def insert_segments(self, segments):
-            return [5]
-
-        def next(self):
-            return [], [SimpleNamespace(uid=5, finish_reason="stop", prompt_cache=[])]
-
-        def extract_cache(self, uids):
-            return {uid: ([], []) for uid in uids}
-
-        def remove(self, uids):
-            return {}
-
-        def close(self):
-            self.closed = getattr(self, "closed", 0) + 1
-
-    def taken(tokens):
-        args = SimpleNamespace(model=MODEL, max_tokens=3)
-        return queue.Queue(), SimpleNamespace(tokens=tokens), args
-
     generator = admitted_generator(Generator, server.admission)([taken(20), taken(30)])
     batch = admitted_batch(Batch, server.admission)("a model")
     assert batch.prefill_batch_size == 1
@@ -324,6 +331,12 @@ def test_the_servers_classes_go_through_the_admission(server):
     assert generator.steps == [256]
     assert generator.cli_args.prefill_step_size == 2048
     assert server.pool.used_memory() == 0
+    generator._run_generate()
+
+
+def test_a_batch_that_is_closed_twice_ends_only_its_own_rows(server):
+    generator = admitted_generator(Generator, server.admission)([])
+    batch = admitted_batch(Batch, server.admission)("a model")
     batch.close()
     generator._tokenize(None, *taken(5)[1:])
     batch.insert_segments([])

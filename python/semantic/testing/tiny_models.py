@@ -28,7 +28,7 @@ from semantic.testing.tokenizer import (
     write_tokenizer,
 )
 
-__all__ = ["GEMMA3_DEMO", "gemma3_demo", "lazy_model", "tiny_model"]
+__all__ = ["GEMMA3_DEMO", "chat_model", "gemma3_demo", "lazy_model", "tiny_model"]
 
 GEMMA3_DEMO: dict[str, Any] = {
     "architectures": ["Gemma3ForCausalLM"],
@@ -102,14 +102,26 @@ def gemma3_demo(folder: Path | str, *, seed: int = 0) -> Path:
     Returns:
         The model's folder. One whose files are not as they were written is built again.
     """
-    key = recipe_key(_RECIPE, GEMMA3_DEMO, _NOISE, seed, CHAT_TEMPLATE, handbook())
-    return build_once(Path(folder), f"gemma3-demo-{key}", lambda into: _write_demo(into, seed))
+    return chat_model(folder, GEMMA3_DEMO, name="gemma3-demo", seed=seed)
 
 
-def _write_demo(into: Path, seed: int) -> None:
+def chat_model(folder: Path | str, config: dict[str, Any], *, name: str, seed: int = 0) -> Path:
+    """A model folder with a tokenizer and a chat template: built once, then reused.
+
+    Args:
+        folder: The cache folder; the model gets a sub-folder named by its recipe.
+        config: A `config.json` without its token ids; the model has an output head of its own.
+        name: What its sub-folder's name begins with.
+        seed: Seed of the weights.
+    """
+    key = recipe_key(_RECIPE, config, _NOISE, seed, CHAT_TEMPLATE, handbook())
+    return build_once(Path(folder), f"{name}-{key}", lambda into: _write(into, config, seed))
+
+
+def _write(into: Path, config: dict[str, Any], seed: int) -> None:
     vocab = write_tokenizer(into)
     config = {
-        **GEMMA3_DEMO,
+        **config,
         "vocab_size": len(vocab),
         "bos_token_id": vocab[BOS],
         "eos_token_id": [vocab[EOS], vocab[END_OF_TURN]],

@@ -186,13 +186,16 @@ def _our_prompt_cache(**options: Any) -> Any:
 
 
 def _spec_of(model_provider: Any) -> Callable[[Any], Any]:
-    """The geometry of a model key, while the provider has that model loaded."""
-    known: dict[Any, Any] = {}
+    """The geometry of a model key, as it was last loaded."""
+    known: dict[Any, tuple[weakref.ref[Any], Any]] = {}
 
     def spec_of(key: Any) -> Any:
-        if key not in known and getattr(model_provider, "model_key", None) == key:
-            known[key] = _probed(model_provider)
-        return known.get(key)
+        model = model_provider.model
+        is_loaded = getattr(model_provider, "model_key", None) == key
+        # Loaded again it may be another model, of another geometry.
+        if is_loaded and (key not in known or known[key][0]() is not model):
+            known[key] = weakref.ref(model), _probed(model_provider)
+        return known[key][1] if key in known else None
 
     return spec_of
 
