@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust benches -name '*.rs' -o -name Cargo.toml)
 FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 120
 FUZZ_TARGETS := $(basename $(notdir $(wildcard rust/store/fuzz/fuzz_targets/*.rs)))
 FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 # The instrumentation that libFuzzer counts edges with; a stable compiler has it too. Build scripts
@@ -21,7 +22,7 @@ PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-full test-releases lint typecheck format bench coverage \
-    coverage-rust fuzz licences sheet wheel clean
+    coverage-rust fuzz soak licences sheet wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +84,10 @@ bench: $(VENV)/.built ## criterion benches of the core, Python benches of the se
 	cargo bench --package semantic-benches
 	$(BIN)/python project/experiments/exp_002/bench_allocation.py
 
+soak: $(VENV)/.built ## is --kv-memory kept under load, beside stock? SOAK_SECONDS=120 for each server
+	$(BIN)/python project/experiments/exp_006/soak.py --seconds $(SOAK_SECONDS) --out .soak
+	$(BIN)/python project/experiments/exp_006/draw.py .soak
+
 coverage: $(VENV)/.built ## line coverage of the domain as HTML in htmlcov/
 	$(PYTEST) tests/unit tests/contract tests/stateful -m 'not slow' --cov --cov-report=html --cov-report=term
 
@@ -113,4 +118,4 @@ wheel: | $(BIN)/python ## a wheel and an sdist in dist/
 	$(BIN)/maturin sdist --out dist
 
 clean: ## remove everything that was built
-	rm -rf $(VENV) .venvs target dist htmlcov .coverage .demo
+	rm -rf $(VENV) .venvs target dist htmlcov .coverage .demo .soak
