@@ -14,6 +14,7 @@ from semantic import BlockPool, CacheManager, CheckpointPolicy, MemoryStore, Nam
 from semantic.mlx import probe
 from semantic.testing.architectures import architecture_model, recipe_of
 from semantic.testing.stand_ins import cpu_stand_ins
+from semantic.testing.tiny_models import tiny_model
 from tests.conftest import feed, fresh_caches, greedy, random_tokens, require
 
 MODELS = ["llama", "gemma3_text", "qwen3_next", "deepseek_v3", "llama4", "gpt_oss"]
@@ -54,8 +55,30 @@ def n_arrays(memory: CacheManager) -> int:
 )
 def test_the_ledger_agrees_with_mlx(name: str, budget_blocks: int) -> None:
     require(name)
-    model: Any = architecture_model(name)
     step = recipe_of(name).longest_call_tokens or 2048
+    agree_through_conversations(architecture_model(name), step, budget_blocks)
+
+
+MID_SIZE = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 1000,
+}
+"""24 KiB a token: a block is 6 MiB, a conversation takes tens of megabytes."""
+
+
+def test_the_ledger_agrees_with_mlx_at_a_mid_size() -> None:
+    agree_through_conversations(tiny_model(MID_SIZE), 256, 30)
+
+
+def agree_through_conversations(model: Any, step: int, budget_blocks: int) -> None:
+    """Three agents, four turns each: the ledger is MLX's active memory, byte for byte."""
     spec = probe(model)
     largest = max(spec.bytes_per_block(group.name) for group in spec.groups)
     need = spec.live_peak_bytes(1200, step) + 12 * sum(
