@@ -18,7 +18,8 @@ FUZZ_CARGO = RUSTFLAGS='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-l
     -Cllvm-args=-sanitizer-coverage-trace-compares' CARGO_TARGET_DIR=target/fuzz cargo
 FUZZ_BUILD = --quiet --release --locked --target $(FUZZ_HOST) --manifest-path rust/store/fuzz/Cargo.toml
 TARPAULIN := $(if $(filter Linux,$(shell uname -s)),ptrace,llvm)
-PYTEST := $(BIN)/python -m pytest
+# A file's tests share models and folders: they stay on one core.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-full test-releases lint typecheck format bench coverage \
