@@ -344,3 +344,17 @@ def test_a_batch_that_is_closed_twice_ends_only_its_own_rows(server):
     assert server.pool.used_memory() > 0
     generator._run_generate()
     assert server.pool.used_memory() == 0
+
+
+def test_a_failure_of_the_admission_never_ends_the_generation_thread(server, monkeypatch, caplog):
+    generator = admitted_generator(Generator, server.admission)([taken(5), taken(6)])
+    batch = admitted_batch(Batch, server.admission)("a model")
+    for name in ("settle", "first", "served", "close", "inserted", "stepped", "copied", "removed"):
+        monkeypatch.setattr(server.admission, name, lambda *_: 1 / 0)
+    assert generator._next_request(None) is None
+    assert batch.insert_segments([]) == [5]
+    assert batch.next()[1][0].uid == 5
+    assert batch.extract_cache([5]) == {}
+    assert batch.remove([5]) == {}
+    generator._run_generate()
+    assert "ZeroDivisionError" in caplog.text

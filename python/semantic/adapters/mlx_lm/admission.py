@@ -61,6 +61,7 @@ class _Asked:
     taken: tuple[Any, Any, Any]
     since: float
     answer: Any = None
+    charge: BatchCharge | None = None
     row: Row | None = None
     admitted_at: float = 0.0
 
@@ -192,7 +193,7 @@ class Admission:
         charge = self._charge_of_the_loaded()
         prompt = TokenIds(_prompt_of(asked.answer))
         asked.args.max_tokens = self._new_tokens(len(prompt), asked.args.max_tokens)
-        asked.row = charge.add(prompt, asked.args.max_tokens)
+        asked.charge, asked.row = charge, charge.add(prompt, asked.args.max_tokens)
         asked.admitted_at = self._clock.monotonic()
         with self._lock:
             self._admitted += 1
@@ -253,9 +254,9 @@ class Admission:
     def inserted(self, uids: Sequence[int]) -> None:
         """The request that was tokenised last is in the batch, its hit restored."""
         asked, self._current = self._current, None
-        if asked is None or asked.row is None or self._charge is None:
+        if asked is None or asked.row is None or asked.charge is None:
             return
-        self._charge.restored(asked.row)
+        asked.charge.restored(asked.row)
         for uid in uids:
             self._running[uid] = asked
 
@@ -281,8 +282,8 @@ class Admission:
             return
         for response in (*prompts, *generated):
             asked = self._running.get(response.uid)
-            if asked is not None and asked.row is not None:
-                self._charge.settled(asked.row)
+            if asked is not None and asked.row is not None and asked.charge is not None:
+                asked.charge.settled(asked.row)
         self._finished = [r for r in generated if r.finish_reason is not None]
         if taken_bytes > self._charge.live_bytes:
             detail = f"{taken_bytes} bytes run, {self._charge.live_bytes} are charged"
@@ -328,8 +329,8 @@ class Admission:
             self._end(asked)
 
     def _end(self, asked: _Asked) -> None:
-        if asked.row is not None and self._charge is not None:
-            self._charge.end(asked.row)
+        if asked.row is not None and asked.charge is not None:
+            asked.charge.end(asked.row)
             self._runs.append(self._clock.monotonic() - asked.admitted_at)
         asked.row = None
 

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from semantic.adapters.mlx_lm.admission import Admission
 
 __all__ = ["admitted_batch", "admitted_generator"]
+
+_log = logging.getLogger("semantic.serve")
+
+_T = TypeVar("_T")
+
+
+def _tell(step: Callable[..., _T], *args: Any, otherwise: _T) -> _T:
+    """Tell the admission of a step; what goes wrong there never ends the generation thread."""
+    try:
+        return step(*args)
+    except Exception:
+        _log.exception("the admission of requests failed")
+        return otherwise
 
 
 def admitted_generator(generator_class: type[Any], admission: Admission) -> type[Any]:
@@ -24,12 +39,12 @@ def admitted_generator(generator_class: type[Any], admission: Admission) -> type
         _runs_alone = False
 
         def _next_request(self, timeout: float | None = None) -> Any:
-            admission.settle()
+            _tell(admission.settle, otherwise=None)
             taken = super()._next_request(timeout)
             while taken is not None:
                 admission.ask(taken)
                 taken = super()._next_request(None)
-            return admission.first(self._tokenised_ahead)
+            return _tell(admission.first, self._tokenised_ahead, otherwise=None)
 
         def _tokenised_ahead(self, request: Any, args: Any) -> Any:
             return super()._tokenize(self.model_provider.tokenizer, request, args)
@@ -51,13 +66,13 @@ def admitted_generator(generator_class: type[Any], admission: Admission) -> type
             finally:
                 self._runs_alone = False
                 self.cli_args.prefill_step_size = asked_step
-                admission.served()
+                _tell(admission.served, otherwise=None)
 
         def _run_generate(self) -> None:
             try:
                 super()._run_generate()
             finally:
-                admission.close()
+                _tell(admission.close, otherwise=None)
 
     return AdmittedResponseGenerator
 
@@ -85,21 +100,23 @@ def admitted_batch(generator_class: type[Any], admission: Admission) -> type[Any
         def insert_segments(self, *args: Any, **options: Any) -> Any:
             uids = super().insert_segments(*args, **options)
             self.prefill_step_size = admission.prefill_step
-            admission.inserted(uids)
+            _tell(admission.inserted, uids, otherwise=None)
             return uids
 
         def next(self) -> Any:
-            admission.settle()
+            _tell(admission.settle, otherwise=None)
             prompts, generated = super().next()
-            admission.stepped(prompts, generated, self.prompt_cache_nbytes)
+            taken_bytes = self.prompt_cache_nbytes
+            _tell(admission.stepped, prompts, generated, taken_bytes, otherwise=None)
             return prompts, generated
 
         def extract_cache(self, uids: Any) -> Any:
-            return admission.copied(super().extract_cache(uids))
+            copies = super().extract_cache(uids)
+            return _tell(admission.copied, copies, otherwise={})
 
         def remove(self, uids: Any, *args: Any, **options: Any) -> Any:
             removed = super().remove(uids, *args, **options)
-            admission.removed(uids)
+            _tell(admission.removed, uids, otherwise=None)
             return removed
 
         def close(self) -> None:
@@ -107,6 +124,6 @@ def admitted_batch(generator_class: type[Any], admission: Admission) -> type[Any
             # Closed once more when it is collected, and by then another batch may run.
             if self._is_open:
                 self._is_open = False
-                admission.emptied()
+                _tell(admission.emptied, otherwise=None)
 
     return AdmittedBatchGenerator
