@@ -112,7 +112,7 @@ def admitted_batch(generator_class: type[Any], admission: Admission) -> type[Any
 
         def extract_cache(self, uids: Any) -> Any:
             copies = super().extract_cache(uids)
-            return _tell(admission.copied, copies, otherwise={})
+            return _tell(admission.copied, copies, otherwise=dict[int, Any]())
 
         def remove(self, uids: Any, *args: Any, **options: Any) -> Any:
             removed = super().remove(uids, *args, **options)
