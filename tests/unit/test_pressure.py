@@ -78,6 +78,13 @@ def test_pressure_that_stays_shrinks_and_quiet_that_stays_grows() -> None:
     assert world.steps("none", 600) == 100, "never more than it had"
 
 
+def test_each_step_needs_its_own_readings() -> None:
+    world = World(cooldown_seconds=0)
+    assert world.steps("some", 3) == 75
+    assert world.steps("some", 2) == 75
+    assert world.steps("some") == 56
+
+
 def test_a_spell_that_the_average_remembers_is_answered_once_in_its_window() -> None:
     world = World(total=1 << 36)
     assert world.steps("severe", 12) == (1 << 36) // 4 // BLOCK, "at once, and after ten seconds"

@@ -16,7 +16,7 @@ import typer
 
 from semantic.cli.extras import missing_message
 from semantic.cli.options import context_length, memory_size
-from semantic.cli.plan_sheet import spec_of
+from semantic.cli.plan_models import spec_of
 from semantic.domain.errors import SemanticError
 
 if TYPE_CHECKING:
