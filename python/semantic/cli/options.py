@@ -10,7 +10,14 @@ import typer
 from semantic.cli.sizes import parse_size
 from semantic.domain.errors import PoolConfigurationError
 
-__all__ = ["context_length", "context_lengths", "duration", "memory_size", "picture_file"]
+__all__ = [
+    "context_length",
+    "context_lengths",
+    "duration",
+    "file_to_write",
+    "memory_size",
+    "picture_file",
+]
 
 _MOST_TOKENS = 1 << 27
 """Prefills are walked step by step: some seconds at this length, and no model goes so far."""
@@ -54,6 +61,13 @@ def context_length(text: str) -> int:
     return int(digits) * factor
 
 
+def file_to_write(path: Path) -> Path:
+    """A file that can be written, refused before any work is done for it."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise typer.BadParameter(f"{path}: a file in a folder that exists is needed")
+    return path
+
+
 def picture_file(path: Path) -> Path:
     """A file that matplotlib can draw into, refused before any work is done for it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -61,6 +75,4 @@ def picture_file(path: Path) -> Path:
     known = sorted(FigureCanvasAgg.filetypes)
     if path.suffix.removeprefix(".").lower() not in known:
         raise typer.BadParameter(f"{path}: no picture; it can end in {', '.join(known)}")
-    if path.is_dir() or not path.parent.is_dir():
-        raise typer.BadParameter(f"{path}: a file in a folder that exists is needed")
-    return path
+    return file_to_write(path)

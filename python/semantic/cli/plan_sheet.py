@@ -9,19 +9,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from semantic.cli.plan_figures import ContextFigures, ModelFigures, PlanOptions, figures_of
-from semantic.cli.plan_models import REFERENCE, config_of, preset_names, spec_of
 
-__all__ = [
-    "REFERENCE",
-    "Cell",
-    "Sheet",
-    "config_of",
-    "make_sheet",
-    "preset_names",
-    "spec_of",
-    "write_csv",
-    "write_xlsx",
-]
+__all__ = ["Cell", "Sheet", "make_sheet", "write_csv", "write_xlsx"]
 
 Cell = str | int
 
