@@ -150,8 +150,16 @@ def test_a_picture_is_drawn_beside_the_table(tmp_path):
 
 def test_a_config_file_or_folder(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config_of("gpt_oss")))
-    for path in (tmp_path, tmp_path / "config.json"):
+    other = tmp_path / "tiny.json"
+    other.write_text(json.dumps(config_of("gpt_oss")))
+    for path, name in (
+        (tmp_path, tmp_path.name),
+        (tmp_path / "config.json", tmp_path.name),
+        (other, "tiny.json"),
+    ):
         assert spec_of(str(path)).sliding_window == 40
+        (model,) = figures_of([str(path)], {}, [256], PlanOptions(with_weights=False))
+        assert model.name == name
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ class ModelFigures:
     """One model.
 
     Args:
-        name: As it was asked for; of a path the last part.
+        name: As it was asked for; of a path the last part that says something.
         spec: Its geometry, quantised at rest where that is asked.
         weight_bytes: What its weights take; None where that is not asked.
         too_small: The memory sizes, by name, that do not even hold the weights.
@@ -154,9 +154,18 @@ def _model(
     if options.with_weights:
         weights = weight_bytes(name, config_of(name), options.weight_bits)
     too_small = [label for label, size in memory_bytes.items() if size < (weights or 0)]
-    bare = ModelFigures(Path(name).name or name, spec, weights, tuple(too_small), ())
+    bare = ModelFigures(_short(name), spec, weights, tuple(too_small), ())
     lines = tuple(_context(bare, n, memory_bytes, options) for n in contexts)
     return ModelFigures(bare.name, spec, weights, bare.too_small, lines)
+
+
+def _short(name: str) -> str:
+    """A model's folder has its name, whatever is in it."""
+    path = Path(name)
+    if not path.exists():
+        return name
+    folder = path if path.is_dir() else path.parent
+    return folder.resolve().name if path.name in ("", "..", "config.json") else path.name
 
 
 def _context(
