@@ -91,6 +91,27 @@ def test_a_spell_that_the_average_remembers_is_answered_once_in_its_window() -> 
     assert world.steps("none", 180) == (1 << 36) // BLOCK
 
 
+def test_pressure_that_comes_back_with_what_was_given_back_makes_it_wait() -> None:
+    world = World()
+    world.cached(100)
+    assert world.steps("severe") == 50
+    waited = []
+    for _ in range(7):
+        before = world.budget.total
+        seconds = 0
+        while world.budget.total == before:
+            world.steps("none")
+            seconds += 1
+        waited.append(seconds)
+        grown = world.budget.total // BLOCK
+        assert world.steps("severe") == grown // 2
+    assert waited == [60, 120, 240, 480, 960, 960, 960]
+    assert world.steps("none", 4 * 960) == 100
+    assert world.steps("none", 960) == 100, "that long it keeps all of it"
+    assert world.steps("severe") == 50
+    assert world.steps("none", 60) == 75, "and a passing spell costs a minute again"
+
+
 def test_severe_pressure_shrinks_at_once_down_to_the_floor() -> None:
     world = World(floor_bytes=30 * BLOCK)
     world.cached(100)
@@ -171,7 +192,7 @@ def test_the_budget_stays_between_its_floor_and_what_it_had(
         # One step in ten seconds, whatever is read.
         assert world.budget.total >= before // 2 ** (1 + seconds // 10) - BLOCK
         assert world.budget.used + world.budget.cached <= world.budget.total
-    assert world.steps("none", 400) == 100
+    assert world.steps("none", 4 * 16 * 60) == 100
 
 
 @pytest.mark.parametrize(

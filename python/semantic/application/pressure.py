@@ -2,7 +2,8 @@
 
 First what MLX keeps for later is given up, which costs nobody anything. Only pressure that stays
 shrinks the budget, one step in a window of time: what says how short memory is looks back some
-seconds, and would be heard twice. Only quiet that stays lets it grow again, step by step.
+seconds, and would be heard twice. Only quiet that stays lets it grow again, step by step; where
+what was given back brings the pressure back, the next quiet has to be longer.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ _GROWTH = 0.25
 _FLOOR_PART = 16
 """Unless said otherwise, a budget keeps this part: less serves nobody and helps nobody else."""
 
+_LONGEST_QUIET = 16
+"""So many times longer, at the most, than the first."""
+
 _FLOORS = 4
 """Minimums, one block of the largest pool, and what is held may each stand in the way once."""
 
@@ -54,7 +58,8 @@ class PressureGuard:
             a block of each; None: a sixteenth of the most.
         patience: Readings of some pressure in a row before anything shrinks.
         cooldown_seconds: So long after a step nothing shrinks any further.
-        quiet_seconds: So long there has to be no pressure before a step of growth.
+        quiet_seconds: So long there has to be no pressure before a step of growth; twice as long
+            after each growth that brought pressure back, until it has all back and keeps it.
         clock: Time, for tests.
 
     Raises:
@@ -89,6 +94,8 @@ class PressureGuard:
         self._clock = clock or SystemClock()
         self._most_bytes = self._own_bytes = budget.total
         self._pressed = 0
+        self._needed_quiet_seconds = self._quiet_seconds
+        self._has_grown = False
         self._quiet_since = self._clock.monotonic()
         self._shrunk_at = float("-inf")
         self._ended = threading.Event()
@@ -114,7 +121,7 @@ class PressureGuard:
             self._most_bytes = self._own_bytes = self.budget.total
         if level == "none":
             self._pressed = 0
-            if now - self._quiet_since >= self._quiet_seconds:
+            if now - self._quiet_since >= self._needed_quiet_seconds:
                 self._quiet_since = now
                 self._grow()
             return level
@@ -144,6 +151,10 @@ class PressureGuard:
                 wanted = max(wanted + 1, error.bytes_needed)
             else:
                 self._own_bytes = wanted
+                if self._has_grown:
+                    longest = _LONGEST_QUIET * self._quiet_seconds
+                    self._needed_quiet_seconds = min(2 * self._needed_quiet_seconds, longest)
+                    self._has_grown = False
                 _log.warning("memory is short: the KV budget is %d bytes now", wanted)
                 return True
         return False
@@ -151,6 +162,8 @@ class PressureGuard:
     def _grow(self) -> None:
         total = self.budget.total
         if total >= self._most_bytes:
+            self._needed_quiet_seconds = self._quiet_seconds
+            self._has_grown = False
             return
         wanted = min(self._most_bytes, total + max(1, int(self._most_bytes * _GROWTH)))
         try:
@@ -159,6 +172,7 @@ class PressureGuard:
             _log.warning("the KV budget stays at %d bytes: %s", total, error)
         else:
             self._own_bytes = wanted
+            self._has_grown = True
             _log.info("memory is back: the KV budget is %d bytes now", wanted)
 
     def start(self, every_seconds: float = 1.0) -> None:
