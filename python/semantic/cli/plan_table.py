@@ -143,7 +143,7 @@ def _remarks(model: ModelFigures, memory_bytes: Mapping[str, int], width: int) -
     yield ""
     yield from _wrapped(
         f"{model.name} does not fit into {names}: its weights alone take "
-        f"{short_size(model.weight_bytes)}. Fewer --weight-bits make it smaller.",
+        f"{short_size(model.weight_bytes)}. It is smaller with fewer --weight-bits.",
         width,
     )
 
