@@ -110,7 +110,7 @@ fuzz: ## any bytes in a store's folder, FUZZ_SECONDS=60 for each fuzz target
 	    grep DONE target/fuzz/$$target.log; \
 	done
 
-sheet: $(VENV)/.built ## the memory sheet of the four reference models, as CSV and XLSX
+sheet: $(VENV)/.built ## the memory sheet of the four reference models: weights, bytes, agents; CSV and XLSX
 	$(BIN)/semantic plan --csv project/experiments/memory_sheet.csv --xlsx project/experiments/memory_sheet.xlsx
 
 wheel: | $(BIN)/python ## a wheel and an sdist in dist/

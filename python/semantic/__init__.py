@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from semantic.application.events import CacheEvent
     from semantic.application.lease import Lease
     from semantic.application.pressure import PressureGuard
+    from semantic.application.relief import Relief
     from semantic.composition import CacheManager
     from semantic.domain.checkpoints import CheckpointPolicy
     from semantic.domain.entities import AgentBlocks, KVBlock
@@ -73,6 +74,7 @@ __all__ = [
     "PoolExhaustedError",
     "PoolSnapshot",
     "PressureGuard",
+    "Relief",
     "SemanticError",
     "StateTensor",
     "TokenTensor",
@@ -100,6 +102,7 @@ _HOMES = {
     "Namespace": "domain.identity",
     "PoolSnapshot": "domain.native",
     "PressureGuard": "application.pressure",
+    "Relief": "application.relief",
     "StateTensor": "domain.layer_group",
     "TokenTensor": "domain.layer_group",
 }

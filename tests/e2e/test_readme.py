@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.conftest import random_tokens
@@ -76,3 +78,13 @@ def test_the_commands_exist():
         assert f"\n{target}:" in makefile, target
     for link in re.findall(r"`(project/[\w./-]+)`", README):
         assert (Path(__file__).parents[2] / link).exists(), link
+
+
+def test_the_plan_is_what_the_command_prints():
+    (example,) = re.findall(r"^```\n(\$ semantic plan.*?)^```", README, re.DOTALL | re.MULTILINE)
+    command, _, expected = example.partition("\n")
+    words = command.removeprefix("$ semantic ").split()
+    done = subprocess.run(
+        [sys.executable, "-m", "semantic.cli", *words], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == expected.split()

@@ -46,7 +46,11 @@ def test_two_agents_share_a_system_prompt_and_the_stats_say_so(
 
     reply = api.get("/metrics")
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert f'semantic_cached_tokens_total{{model=""}} {float(cached_tokens(second))}' in reply.text
+    (model,) = stats["models"]
+    counted = f'semantic_cached_tokens_total{{model="{model}"}} {float(cached_tokens(second))}'
+    assert counted in reply.text
+    assert "semantic_queue_admitted_total" in reply.text
+    assert "gemma3-demo" in model
 
 
 def test_prompts_that_part_inside_a_message_are_restored_where_they_part(

@@ -19,7 +19,7 @@ from semantic import (
     PoolExhaustedError,
     UnsupportedCacheError,
 )
-from semantic.cli.plan_sheet import preset_names, spec_of
+from semantic.cli.plan_models import preset_names, spec_of
 from semantic.mlx import probe
 from tests.conftest import feed, fresh_caches, random_tokens
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from semantic import LayerGroup, ModelCacheSpec, StateTensor, TokenTensor
 from semantic.cli import inspect
-from semantic.cli.plan_sheet import spec_of
+from semantic.cli.plan_models import spec_of
 from semantic.domain.cache_entry import CacheEntry
 from tests.conftest import config_of
 from tests.unit.test_cli_main import semantic

@@ -12,6 +12,9 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.utils import _get_classes
 
+from semantic.adapters.mlx.parameters import packed_bytes
+from semantic.adapters.weight_packing import packing_of
+
 PRESETS = files("semantic") / "presets"
 LAZY_BYTES = 1 << 20
 
@@ -157,10 +160,22 @@ def test_the_published_count_is_that_of_the_parameters_that_mlx_lm_builds(name: 
         assert count == stated + COUNTED_OTHERWISE.get(name, 0)
 
 
+def test_the_published_bytes_are_those_of_the_weights_as_they_are_packed() -> None:
+    # The published file of the larger one packs as the smaller one's says.
+    packing = packing_of(preset("gpt-oss-20b"))
+    assert packing is not None
+    stated = {name: preset(name)["_semantic"].get("weight_bytes") for name in EXPECTED}
+    packed = {name for name, n_bytes in stated.items() if n_bytes is not None}
+    assert packed == {"gpt-oss-20b", "gpt-oss-120b"}
+    assert {name for name in EXPECTED if packing_of(preset(name))} <= packed
+    for name in packed:
+        assert stated[name] == packed_bytes(preset(name), packing, element_bytes=2)
+
+
 @pytest.mark.parametrize("name", EXPECTED)
 def test_preset_names_its_sources(name: str) -> None:
     about = preset(name)["_semantic"]
-    assert set(about) - {"parameters"} == {
+    assert set(about) - {"parameters", "weight_bytes"} == {
         "name",
         "source",
         "published_dtype",
@@ -169,9 +184,11 @@ def test_preset_names_its_sources(name: str) -> None:
     }
     assert about["name"]
     assert all(isinstance(line, str) and line for line in about["source"])
-    for_the_count = [line for line in about["source"] if line.startswith("parameters")]
-    assert len(for_the_count) == ("parameters" in about)
-    assert len(about["source"]) > len(for_the_count)
+    counts = ("parameters", "weight_bytes")
+    for_counts = [line for line in about["source"] if line.startswith(counts)]
+    for count in counts:
+        assert sum(line.startswith(count) for line in for_counts) == (count in about)
+    assert len(about["source"]) > len(for_counts)
     assert about["published_dtype"] == "bfloat16"
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from semantic.cli.sizes import format_size, parse_size
+from semantic.cli.sizes import format_size, parse_size, short_size
 from semantic.domain.errors import PoolConfigurationError, SemanticError
 
 
@@ -86,3 +86,22 @@ def test_what_is_no_size_is_refused_with_its_reason_and_what_is_accepted(
 )
 def test_a_size_is_written_for_readers(size_bytes: int, text: str) -> None:
     assert format_size(size_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.00 kB"),
+        (9994, "9.99 kB"),
+        (9996, "10.0 kB"),
+        (99_960, "100 kB"),
+        (999_600, "1.00 MB"),
+        (603_979_776, "604 MB"),
+        (13_761_264_768, "13.8 GB"),
+        (1 << 62, "4611686 TB"),
+    ],
+)
+def test_three_digits_for_a_table(size_bytes: int, text: str) -> None:
+    assert short_size(size_bytes) == text

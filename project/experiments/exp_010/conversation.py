@@ -15,7 +15,7 @@ import itertools
 from pathlib import Path
 
 from semantic import BlockPool, CacheManager, CheckpointPolicy
-from semantic.cli.plan_sheet import spec_of
+from semantic.cli.plan_models import spec_of
 from semantic.cli.simulate.weightless import WeightlessMaterialiser
 from semantic.mlx import spec_from_config
 from semantic.testing.architectures import architectures

@@ -1,7 +1,8 @@
 """What a memory says of itself, as Prometheus reads it.
 
 Nothing is counted twice: a scrape asks for the memory's `stats()` and says it in Prometheus' words,
-so that a step of a request costs nothing more.
+so that a step of a request costs nothing more. Nor is a byte: what is one part of a whole has a
+label, and the whole has a name of its own.
 """
 
 from __future__ import annotations
@@ -23,25 +24,43 @@ __all__ = ["CONTENT_TYPE", "MemoryCollector", "exposition"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Stats = Callable[[], Mapping[str, Any]]
+_Part = Mapping[str, Any]
+_Kind = type[CounterMetricFamily] | type[GaugeMetricFamily]
 
-_COUNTERS = {
-    "requests": "Lookups.",
-    "hits": "Lookups that found something.",
-    "prompt_tokens": "Tokens of prompts that were looked up.",
-    "cached_tokens": "Tokens of prompts that came from the memory.",
-    "evicted_blocks": "Sealed blocks that went because memory was short.",
-}
-_GAUGES = {
-    "sequences": "Published ends of sequences.",
-    "running": "Leases that run.",
-    "unshared_bytes": "What the published sequences would take if nothing were shared.",
-}
-_STORE_GAUGES = {
-    "blocks": "Blocks in the store.",
-    "bytes": "Bytes in the store, those on their way included.",
-    "max_bytes": "Bytes that the store may take.",
-    "waiting": "Turns that wait to be stored.",
-}
+_OF_MODELS: tuple[tuple[_Kind, str, str], ...] = (
+    (CounterMetricFamily, "requests", "Lookups."),
+    (CounterMetricFamily, "hits", "Lookups that found something."),
+    (CounterMetricFamily, "prompt_tokens", "Tokens of prompts that were looked up."),
+    (CounterMetricFamily, "cached_tokens", "Tokens of prompts that came from the memory."),
+    (CounterMetricFamily, "evicted_blocks", "Sealed blocks that went because memory was short."),
+    (GaugeMetricFamily, "sequences", "Published ends of sequences."),
+    (
+        GaugeMetricFamily,
+        "unshared_bytes",
+        "What the published sequences would take if nothing were shared.",
+    ),
+    (GaugeMetricFamily, "running", "Leases that run."),
+)
+_OF_QUEUE: tuple[tuple[_Kind, str, str], ...] = (
+    (GaugeMetricFamily, "waiting", "Requests that wait for memory."),
+    (GaugeMetricFamily, "running", "Requests that run."),
+    (CounterMetricFamily, "admitted", "Requests that were let in."),
+    (CounterMetricFamily, "refused", "Requests that were told to come again, or never fit."),
+    (CounterMetricFamily, "waited_seconds", "Time that requests have waited for memory."),
+)
+_OF_STORE: tuple[tuple[_Kind, str, str], ...] = (
+    (GaugeMetricFamily, "blocks", "Blocks in the store."),
+    (GaugeMetricFamily, "bytes", "Bytes in the store, those on their way included."),
+    (GaugeMetricFamily, "max_bytes", "Bytes that the store may take."),
+    (GaugeMetricFamily, "waiting", "Turns that wait to be stored."),
+    (CounterMetricFamily, "loaded_tokens", "Tokens of prompts that came from the store."),
+    (CounterMetricFamily, "read_bytes", "Bytes of blocks that were read."),
+    (CounterMetricFamily, "written_blocks", "Blocks that were written."),
+    (CounterMetricFamily, "written_bytes", "Bytes of the files that were written."),
+    (CounterMetricFamily, "evicted_blocks", "Blocks that went from the store to make room."),
+    (CounterMetricFamily, "refused", "Reads and writes that the system refused."),
+)
+_CLASSES = ("held", "live", "staging", "cached")
 
 
 class MemoryCollector(Collector):
@@ -49,7 +68,7 @@ class MemoryCollector(Collector):
 
     Args:
         stats: The memory's `stats`.
-        model: The label `model` of every metric.
+        model: The label `model` of what is not said of one of several models.
     """
 
     def __init__(self, stats: Stats, model: str = "") -> None:
@@ -57,81 +76,122 @@ class MemoryCollector(Collector):
         self._model = model
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics, from one reading."""
+        """The metrics, from one reading; of what has no number yet there is none."""
+        return (metric for metric in self._read() if metric.samples)
+
+    def _read(self) -> Iterator[Metric]:
         stats = self._stats()
-        yield self._bytes(stats["bytes"])
-        yield self._blocks(stats.get("groups", {}))
-        for name, text in _COUNTERS.items():
-            yield self._counter(f"semantic_{name}", text, stats[name])
-        for name, text in _GAUGES.items():
-            if name in stats:
-                yield self._gauge(f"semantic_{name}", text, stats[name])
-        yield self._missed(stats)
-        yield self._failures(stats["failures"])
-        for name, (count, seconds, n_bytes) in stats.get("steps", {}).items():
-            yield self._seconds(name, count, seconds)
-            text = f"Bytes that {name}s have moved."
-            yield self._counter(f"semantic_{name}_bytes", text, n_bytes)
-        yield from self._store(stats.get("store", {}))
+        # What has no model's name is the rest of the whole.
+        parts: dict[str, _Part] = dict(stats.get("models") or {self._model: stats})
+        yield from self._budget(stats["bytes"])
+        yield self._bytes(stats, parts)
+        yield _blocks(parts)
+        for kind, name, text in _OF_MODELS:
+            if all(name in part for part in parts.values()):
+                yield _labelled(kind, f"semantic_{name}", text, parts, name)
+        yield _missed(parts)
+        yield self._failures(stats, parts)
+        yield from _steps(parts)
+        yield from self._each("queue", _OF_QUEUE, stats)
+        yield from self._each("store", _OF_STORE, stats)
+        yield from self._store_reads(stats.get("store", {}))
 
-    def _bytes(self, by_class: Mapping[str, int]) -> Metric:
-        metric = GaugeMetricFamily(
-            "semantic_bytes", "Bytes of the budget by class.", labels=("model", "class")
-        )
-        for name, n_bytes in by_class.items():
-            metric.add_metric((self._model, name), n_bytes)
+    def _budget(self, by_class: Mapping[str, int]) -> Iterator[Metric]:
+        text = "Bytes that this memory may take; models may share them."
+        yield self._of_whole(GaugeMetricFamily, "semantic_budget_bytes", text, by_class["total"])
+        text = "Bytes of the budget that nothing has taken."
+        name = "semantic_budget_free_bytes"
+        yield self._of_whole(GaugeMetricFamily, name, text, by_class["free"])
+
+    def _bytes(self, stats: _Part, parts: Mapping[str, _Part]) -> Metric:
+        text = "Bytes that are taken of the budget, by class."
+        metric = GaugeMetricFamily("semantic_bytes", text, labels=("model", "class"))
+        for name in _CLASSES:
+            of_models = {model: part["bytes"][name] for model, part in parts.items()}
+            rest = stats["bytes"][name] - sum(of_models.values())
+            if rest > 0:
+                of_models[self._model] = of_models.get(self._model, 0) + rest
+            for model, n_bytes in of_models.items():
+                metric.add_metric((model, name), n_bytes)
         return metric
 
-    def _blocks(self, groups: Mapping[str, Mapping[str, int]]) -> Metric:
-        labels = ("model", "group", "state")
-        metric = GaugeMetricFamily("semantic_blocks", "Blocks by group and state.", labels=labels)
-        for group, states in groups.items():
-            for state, blocks in states.items():
-                metric.add_metric((self._model, group, state), blocks)
-        return metric
-
-    def _missed(self, stats: Mapping[str, Any]) -> Metric:
-        text = (
-            "Prompt tokens that had to be computed: never seen, or seen and not restorable there."
-        )
-        metric = CounterMetricFamily("semantic_missed_tokens", text, labels=("model", "reason"))
-        missed = stats["prompt_tokens"] - stats["cached_tokens"]
-        not_restorable = stats["unrestorable_tokens"]
-        metric.add_metric((self._model, "not_restorable"), not_restorable)
-        metric.add_metric((self._model, "never_seen"), missed - not_restorable)
-        return metric
-
-    def _failures(self, failures: Mapping[str, int]) -> Metric:
+    def _failures(self, stats: _Part, parts: Mapping[str, _Part]) -> Metric:
         text = "What went wrong and was served without the memory."
         metric = CounterMetricFamily("semantic_failures", text, labels=("model", "reason"))
-        for reason, count in failures.items():
-            metric.add_metric((self._model, reason), count)
+        for reason, total in stats["failures"].items():
+            of_models = {model: part["failures"].get(reason, 0) for model, part in parts.items()}
+            rest = total - sum(of_models.values())
+            if rest > 0:
+                of_models[self._model] = of_models.get(self._model, 0) + rest
+            for model, count in of_models.items():
+                if count:
+                    metric.add_metric((model, reason), count)
         return metric
 
-    def _seconds(self, name: str, count: int, seconds: float) -> Metric:
-        metric = SummaryMetricFamily(
-            f"semantic_{name}_seconds", f"Time of {name}s.", labels=("model",)
-        )
-        metric.add_metric((self._model,), count_value=count, sum_value=seconds)
-        return metric
+    def _each(
+        self, section: str, families: tuple[tuple[_Kind, str, str], ...], stats: _Part
+    ) -> Iterator[Metric]:
+        """The families of a section, as far as the memory tells of it."""
+        told = stats.get(section, {})
+        for kind, name, text in families:
+            if name in told:
+                yield self._of_whole(kind, f"semantic_{section}_{name}", text, told[name])
 
-    def _store(self, store: Mapping[str, int]) -> Iterator[Metric]:
-        for name, text in _STORE_GAUGES.items():
-            if name in store:
-                yield self._gauge(f"semantic_store_{name}", text, store[name])
-        if "loaded_tokens" in store:
-            text = "Tokens that came from the store."
-            yield self._counter("semantic_store_loaded_tokens", text, store["loaded_tokens"])
+    def _store_reads(self, store: _Part) -> Iterator[Metric]:
+        if "read_hits" in store:
+            text = "Blocks that were asked for: found, or missing or damaged."
+            metric = CounterMetricFamily("semantic_store_reads", text, labels=("model", "result"))
+            metric.add_metric((self._model, "hit"), store["read_hits"])
+            metric.add_metric((self._model, "miss"), store["read_misses"])
+            yield metric
 
-    def _counter(self, name: str, text: str, value: float) -> Metric:
-        metric = CounterMetricFamily(name, text, labels=("model",))
+    def _of_whole(self, kind: _Kind, name: str, text: str, value: float) -> Metric:
+        metric = kind(name, text, labels=("model",))
         metric.add_metric((self._model,), value)
         return metric
 
-    def _gauge(self, name: str, text: str, value: float) -> Metric:
-        metric = GaugeMetricFamily(name, text, labels=("model",))
-        metric.add_metric((self._model,), value)
-        return metric
+
+def _labelled(kind: _Kind, name: str, text: str, parts: Mapping[str, _Part], key: str) -> Metric:
+    metric = kind(name, text, labels=("model",))
+    for model, part in parts.items():
+        metric.add_metric((model,), part[key])
+    return metric
+
+
+def _blocks(parts: Mapping[str, _Part]) -> Metric:
+    labels = ("model", "group", "state")
+    metric = GaugeMetricFamily("semantic_blocks", "Blocks by group and state.", labels=labels)
+    for model, part in parts.items():
+        for group, states in part.get("groups", {}).items():
+            for state, blocks in states.items():
+                metric.add_metric((model, group, state), blocks)
+    return metric
+
+
+def _missed(parts: Mapping[str, _Part]) -> Metric:
+    text = "Prompt tokens that had to be computed: never seen, or seen and not restorable there."
+    metric = CounterMetricFamily("semantic_missed_tokens", text, labels=("model", "reason"))
+    for model, part in parts.items():
+        missed = part["prompt_tokens"] - part["cached_tokens"]
+        not_restorable = part["unrestorable_tokens"]
+        metric.add_metric((model, "not_restorable"), not_restorable)
+        metric.add_metric((model, "never_seen"), missed - not_restorable)
+    return metric
+
+
+def _steps(parts: Mapping[str, _Part]) -> Iterator[Metric]:
+    """Time and bytes of restores and captures."""
+    for name in ("restore", "capture"):
+        text = f"Time of {name}s."
+        seconds = SummaryMetricFamily(f"semantic_{name}_seconds", text, labels=("model",))
+        text = f"Bytes that {name}s have moved."
+        moved = CounterMetricFamily(f"semantic_{name}_bytes", text, labels=("model",))
+        for model, part in parts.items():
+            count, total, n_bytes = part.get("steps", {}).get(name, (0, 0.0, 0))
+            seconds.add_metric((model,), count_value=count, sum_value=total)
+            moved.add_metric((model,), n_bytes)
+        yield seconds
+        yield moved
 
 
 def exposition(stats: Stats, model: str = "") -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from semantic.adapters.model_config import kv_dtype_of
+from semantic.adapters.weight_packing import Packing, packing_of, published_quantisation
 from semantic.domain.errors import ModelSpecValidationError
 from semantic.domain.tensor import DTYPE_BYTES
 
@@ -15,15 +16,14 @@ __all__ = ["weight_bytes"]
 
 _INDEX = "model.safetensors.index.json"
 _GROUP_SIZE = 64
-_SCALE_BITS = 32
-"""A scale and a bias of 16 bits for each group of weights, as `mx.quantize` makes them."""
 
 
 def weight_bytes(model: str, config: Mapping[str, Any], bits: int | None = None) -> int:
     """Bytes of a model's weights.
 
-    A folder with weights says it: by its index, or the sizes of its files. Else the parameters are
-    counted, which builds the model lazily with MLX, and no weight is allocated.
+    A folder with weights says it: by its index, or the sizes of its files. A preset may say what
+    its published files take. Else the parameters are counted; where a preset does not state them,
+    that builds the model lazily with MLX, and no weight is allocated.
 
     Args:
         model: A preset, a config file or a model folder.
@@ -32,17 +32,26 @@ def weight_bytes(model: str, config: Mapping[str, Any], bits: int | None = None)
             the config says.
 
     Raises:
-        ModelSpecValidationError: The parameters have to be counted, and MLX is not there.
+        ModelSpecValidationError: Weights that mlx-lm does not load, or the parameters have to be
+            counted, and MLX is not there.
     """
-    if bits is None and (found := _bytes_of_files(Path(model))) is not None:
+    if bits is not None:
+        return Packing(bits, _GROUP_SIZE).nbytes(_parameters(config))
+    packing = packing_of(config)
+    if _as_in_files(config, packing) and (found := _bytes_of_files(Path(model))) is not None:
         return found
-    parameters = _parameters(config)
-    quantised = config.get("quantization")
-    if bits is None and isinstance(quantised, Mapping):
-        return _quantised(parameters, quantised.get("bits", 4), quantised.get("group_size", 64))
-    if bits is None:
-        return parameters * DTYPE_BYTES[kv_dtype_of(config)]
-    return _quantised(parameters, bits, _GROUP_SIZE)
+    if (stated := _stated(config, "weight_bytes")) is not None:
+        return stated
+    if packing is None:
+        return _parameters(config) * DTYPE_BYTES[kv_dtype_of(config)]
+    return int(_counting().packed_bytes(config, packing, DTYPE_BYTES[kv_dtype_of(config)]))
+
+
+def _as_in_files(config: Mapping[str, Any], packing: Packing | None) -> bool:
+    """Whether memory holds what the files hold: fp8 is unpacked, other kinds are packed anew."""
+    if packing is None:
+        return published_quantisation(config) is None
+    return not packing.is_new
 
 
 def _bytes_of_files(path: Path) -> int | None:
@@ -61,19 +70,25 @@ def _bytes_of_files(path: Path) -> int | None:
     return sum(file.stat().st_size for file in files) if files else None
 
 
-def _quantised(parameters: int, bits: int, group_size: int) -> int:
-    return parameters * bits // 8 + parameters // group_size * _SCALE_BITS // 8
-
-
 def _parameters(config: Mapping[str, Any]) -> int:
+    stated = _stated(config, "parameters")
+    return int(_counting().count_parameters(config)) if stated is None else stated
+
+
+def _stated(config: Mapping[str, Any], name: str) -> int | None:
+    """What a preset says of itself."""
     about = config.get("_semantic")
-    if isinstance(about, Mapping) and isinstance(about.get("parameters"), int):
-        return int(about["parameters"])
+    value = about.get(name) if isinstance(about, Mapping) else None
+    return value if isinstance(value, int) else None
+
+
+def _counting() -> Any:
     try:
-        from semantic.adapters.mlx.parameters import count_parameters
+        from semantic.adapters.mlx import parameters
     except ImportError as error:
         raise ModelSpecValidationError(
-            f"counting parameters needs MLX: pip install 'semantic-kv[mlx]' ({error})",
+            "counting parameters needs MLX: pip install 'semantic-kv[mlx]', or say --no-weights"
+            f" ({error})",
             attribute="parameters",
         ) from error
-    return count_parameters(config)
+    return parameters

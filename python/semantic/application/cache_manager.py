@@ -8,6 +8,7 @@ from functools import partial
 from typing import ClassVar
 
 from semantic.application.clock import SystemClock
+from semantic.application.counted_store import CountedStore
 from semantic.application.counters import Counters, FailureCallback
 from semantic.application.events import EventCallback
 from semantic.application.gate import Gate
@@ -115,6 +116,7 @@ class CacheManager:
         self._writer: StoreWriter | None = None
         self._tier = None
         if store is not None:
+            store = CountedStore(store)
             writer = self._writer = StoreWriter(store, counters, self._clock)
             self._tier = partial(
                 StoreTier,

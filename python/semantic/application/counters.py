@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["Counters", "FailureCallback"]
+__all__ = ["Counters", "FailureCallback", "totals"]
 
 FailureCallback = Callable[[str, str], None]
 """Called with (reason, detail) for each failure that was turned into a miss."""
@@ -72,16 +72,35 @@ class Counters:
         `unrestorable_tokens` were cached, and could not be restored where the prompts parted;
         `steps` has count, seconds and bytes of restores and captures.
         """
+        return totals([self])
+
+    def read(self) -> tuple[Counter[str], Counter[str], dict[str, tuple[int, float, int]]]:
+        """Counts, failures by reason and steps, of one moment."""
         with self._lock:
-            counts = {
-                "requests": self._requests,
-                "hits": self._hits,
-                "prompt_tokens": self._prompt_tokens,
-                "cached_tokens": self._cached_tokens,
-                "unrestorable_tokens": self._unrestorable_tokens,
-                "view_bytes": self._view_bytes,
-            }
-            failures, steps = dict(self._failures), dict(self._steps)
-        prompt_tokens = counts["prompt_tokens"]
-        rate = counts["cached_tokens"] / prompt_tokens if prompt_tokens else 0.0
-        return {**counts, "hit_rate": rate, "failures": failures, "steps": steps}
+            counts = Counter(
+                requests=self._requests,
+                hits=self._hits,
+                prompt_tokens=self._prompt_tokens,
+                cached_tokens=self._cached_tokens,
+                unrestorable_tokens=self._unrestorable_tokens,
+                view_bytes=self._view_bytes,
+            )
+            return counts, self._failures.copy(), dict(self._steps)
+
+
+def totals(of: Iterable[Counters]) -> dict[str, int | float | Mapping[str, object]]:
+    """The counts of several memories together; see `Counters.as_dict`."""
+    counts: Counter[str] = Counter()
+    failures: Counter[str] = Counter()
+    steps: dict[str, tuple[int, float, int]] = {}
+    for counters in of:
+        more_counts, more_failures, more_steps = counters.read()
+        # Not `+`: that drops what is 0.
+        counts.update(more_counts)
+        failures.update(more_failures)
+        for name, (count, seconds, n_bytes) in more_steps.items():
+            before = steps.get(name, (0, 0.0, 0))
+            steps[name] = before[0] + count, before[1] + seconds, before[2] + n_bytes
+    prompt_tokens = counts["prompt_tokens"]
+    rate = counts["cached_tokens"] / prompt_tokens if prompt_tokens else 0.0
+    return {**counts, "hit_rate": rate, "failures": dict(failures), "steps": steps}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from semantic.application.counters import Counters
 from semantic.application.sealed_blocks import SealedBlocks
@@ -13,7 +16,7 @@ from semantic.domain.services import BlockPool
 from semantic.domain.value_objects import ModelCacheSpec
 from semantic.ports.outbound import Materialiser
 
-__all__ = ["Resources", "groups_of", "stats_of"]
+__all__ = ["Resources", "groups_of", "stats_of", "stats_of_all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,4 +65,29 @@ def stats_of(memory: Resources) -> dict[str, object]:
         "groups": groups_of(snapshot),
         "unshared_bytes": sum(memory.spec.cached_bytes(end.n_tokens) for end in sequences),
         **({} if memory.tier is None else {"store": memory.tier.stats()}),
+    }
+
+
+def stats_of_all(read: Sequence[tuple[Resources, PoolSnapshot]]) -> dict[str, Any]:
+    """Sequences, blocks and bytes of several memories together, without their counters.
+
+    Args:
+        read: The memories, each with a reading of its pool.
+    """
+    memories = [memory for memory, _ in read]
+    groups: dict[str, Counter[str]] = {}
+    for _, snapshot in read:
+        for name, states in groups_of(snapshot).items():
+            groups.setdefault(name, Counter()).update(states)
+    ends = [(m.spec, end.n_tokens) for m in memories for end in m.sealed.sequences()]
+    return {
+        "sequences": len(ends),
+        "blocks": sum(memory.sealed.n_blocks for memory in memories),
+        "evicted_blocks": sum(memory.sealed.evicted_blocks for memory in memories),
+        "bytes": {
+            name: sum(getattr(snapshot, name) for _, snapshot in read)
+            for name in ("held", "live", "staging", "cached")
+        },
+        "groups": {name: dict(states) for name, states in groups.items()},
+        "unshared_bytes": sum(spec.cached_bytes(end) for spec, end in ends),
     }

@@ -20,7 +20,7 @@ import typer
 from semantic.adapters.model_config import kv_dtype_of
 from semantic.cli.extras import missing_message
 from semantic.cli.options import context_lengths
-from semantic.cli.plan_sheet import config_of
+from semantic.cli.plan_models import config_of
 from semantic.cli.sizes import format_size
 from semantic.domain.cache_entry import CacheEntry
 from semantic.domain.errors import ModelSpecValidationError, SemanticError

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import typer
 
 from semantic.cli.sizes import parse_size
 from semantic.domain.errors import PoolConfigurationError
 
-__all__ = ["context_length", "context_lengths", "duration", "memory_size"]
+__all__ = [
+    "context_length",
+    "context_lengths",
+    "duration",
+    "file_to_write",
+    "memory_size",
+    "picture_file",
+]
 
 _MOST_TOKENS = 1 << 27
 """Prefills are walked step by step: some seconds at this length, and no model goes so far."""
@@ -51,3 +59,20 @@ def context_length(text: str) -> int:
     if int(digits) * factor > _MOST_TOKENS:
         raise typer.BadParameter(f"no context is longer than {_MOST_TOKENS:,} tokens here")
     return int(digits) * factor
+
+
+def file_to_write(path: Path) -> Path:
+    """A file that can be written, refused before any work is done for it."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise typer.BadParameter(f"{path}: a file in a folder that exists is needed")
+    return path
+
+
+def picture_file(path: Path) -> Path:
+    """A file that matplotlib can draw into, refused before any work is done for it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    known = sorted(FigureCanvasAgg.filetypes)
+    if path.suffix.removeprefix(".").lower() not in known:
+        raise typer.BadParameter(f"{path}: no picture; it can end in {', '.join(known)}")
+    return file_to_write(path)

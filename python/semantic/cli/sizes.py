@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from semantic.domain.errors import PoolConfigurationError
 
-__all__ = ["format_size", "parse_size"]
+__all__ = ["format_size", "parse_size", "short_size"]
 
 _UNIT_BYTES = {
     "": 1,
@@ -55,6 +55,17 @@ def format_size(size_bytes: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.2f} {unit}"
         size /= 1000
     return f"{size:.2f} TB"
+
+
+def short_size(size_bytes: int) -> str:
+    """`size_bytes` in three digits: `8.00 GB`, `13.8 GB`, `604 MB`, `17 B`; powers of 1000."""
+    size, units = float(size_bytes), ["B", "kB", "MB", "GB", "TB"]
+    while abs(size) >= 999.5 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    whole = units[0] == "B" or abs(size) >= 99.95
+    digits = 0 if whole else 1 if abs(size) >= 9.995 else 2
+    return f"{size:.{digits}f} {units[0]}"
 
 
 def _why_no_size(text: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from semantic.domain.errors import BlockValidationError, SemanticError
 
-__all__ = ["agent_name", "whole_number"]
+__all__ = ["agent_name", "seconds", "whole_number"]
 
 
 def whole_number(
@@ -30,3 +32,12 @@ def agent_name(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise BlockValidationError(f"agent_id must be a non-empty str, not {value!r}")
     return value
+
+
+def seconds(value: object, name: str, error: type[SemanticError]) -> float:
+    """`value` as a time that can pass, or `error`: a number, not negative, not NaN, not endless."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise error(f"{name} must be a number of seconds, not {value!r}")
+    if not (math.isfinite(value) and value >= 0):
+        raise error(f"{name} must be a time that can pass, not {value}")
+    return float(value)

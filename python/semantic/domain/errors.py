@@ -93,7 +93,13 @@ class BlockArgumentTypeError(BlockOperationError, TypeError):
 
 
 class PoolConfigurationError(SemanticError, ValueError):
-    """A pool or a budget that cannot exist, or cannot be changed while something is held."""
+    """A pool or a budget that cannot exist, or cannot be changed while something is held.
+
+    Attributes:
+        bytes_needed: What a budget has to have at least, where it was too small; else 0.
+    """
+
+    bytes_needed: int = 0
 
 
 class ModelSpecValidationError(SemanticError, ValueError):

@@ -97,6 +97,10 @@ pub(crate) fn raise(py: Python<'_>, error: Error) -> PyErr {
             let facts = vec![("held", *held), ("live", *live), ("staging", *staging)];
             (Class::PoolConfiguration, facts)
         }
+        Error::BudgetBelowBlock { block: needed, .. }
+        | Error::MinimumsAboveTotal { minimums: needed, .. } => {
+            (Class::PoolConfiguration, vec![("bytes_needed", *needed)])
+        }
         Error::UnknownLayerType { .. }
         | Error::GroupCount { .. }
         | Error::UnnamedGroup
@@ -105,9 +109,7 @@ pub(crate) fn raise(py: Python<'_>, error: Error) -> PyErr {
         | Error::ZeroCap { .. }
         | Error::EmptyBudget
         | Error::HugeBudget
-        | Error::BudgetBelowBlock { .. }
         | Error::MinimumAboveMaximum { .. }
-        | Error::MinimumsAboveTotal { .. }
         | Error::PoolNumbersExhausted
         | Error::PoolClosed => (Class::PoolConfiguration, vec![]),
         Error::Broken { .. } => (Class::CacheCorruption, vec![]),

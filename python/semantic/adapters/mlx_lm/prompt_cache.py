@@ -17,9 +17,10 @@ from semantic.adapters.mlx.block_memory import MlxBlockMemory
 from semantic.adapters.mlx.layout import spec_of_caches
 from semantic.adapters.mlx.materialise import MlxMaterialiser
 from semantic.adapters.mlx_lm.model_identity import namespace_of_key
-from semantic.application.counters import Counters, FailureCallback
+from semantic.application.counted_store import CountedStore
+from semantic.application.counters import Counters, FailureCallback, totals
 from semantic.application.publish import publish_caches, reason_of
-from semantic.application.resources import Resources, groups_of
+from semantic.application.resources import Resources, stats_of_all
 from semantic.application.restore import restored
 from semantic.application.sealed_blocks import SealedBlocks
 from semantic.application.store_tier import StoreTier
@@ -83,8 +84,10 @@ class PromptCache:
         self._budget = budget or MemoryBudget(max(1, max_bytes))
         self._spec_of = spec_of
         self._counters = Counters(on_failure)
-        self._store = store
-        self.writer = None if store is None else StoreWriter(store, self._counters)
+        self._counters_of: dict[Hashable, Counters] = {}
+        self._on_failure = on_failure
+        self._store = None if store is None else CountedStore(store)
+        self.writer = None if self._store is None else StoreWriter(self._store, self._counters)
         """Writes to the store: whoever ends the process waits for it, or not."""
         self._namespace_of = namespace_of or namespace_of_key
         self._checkpoints = checkpoints or CheckpointPolicy()
@@ -125,8 +128,8 @@ class PromptCache:
             caches, cached_tokens, matched_tokens = self._fetch(model, TokenIds(tokens))
         except Exception as error:
             _log.exception("a fetch failed")
-            self._counters.failure(reason_of(error), repr(error))
-        self._counters.request(len(tokens), cached_tokens, matched_tokens)
+            self._counts(model).failure(reason_of(error), repr(error))
+        self._counts(model).request(len(tokens), cached_tokens, matched_tokens)
         return (caches, tokens[cached_tokens:]) if caches else (None, tokens)
 
     def insert_cache(
@@ -161,7 +164,7 @@ class PromptCache:
             reason = reason_of(error)
             if reason == "failed":
                 _log.exception("an insert failed")
-            self._counters.failure(reason, str(error))
+            self._counts(model).failure(reason, str(error))
 
     def stops(self, model: Any, tokens: Sequence[int]) -> tuple[int, ...]:
         """Lengths of `tokens` at which a prefill should stop for `insert_cache`, in order.
@@ -178,7 +181,7 @@ class PromptCache:
             return () if member is None else _stops(member, packed)
         except Exception as error:
             _log.exception("stops were not found")
-            self._counters.failure(reason_of(error), repr(error))
+            self._counts(model).failure(reason_of(error), repr(error))
             return ()
 
     def _fetch(self, model: Any, tokens: TokenIds) -> tuple[list[Any] | None, int, int]:
@@ -252,24 +255,22 @@ class PromptCache:
         self._running_bytes = n_bytes
 
     def stats(self) -> dict[str, Any]:
-        """Counters, sequences and bytes by class over all models, for monitoring."""
-        members = self._each_member()
-        snapshots = [member.pool.snapshot() for member in members]
-        by_class = {
-            name: sum(getattr(snapshot, name) for snapshot in snapshots)
-            for name in ("held", "live", "staging", "cached")
-        }
+        """Counters, sequences and bytes by class: over all models, and of each, for monitoring."""
+        read = [(key, member, member.pool.snapshot()) for (key, _), member in self._items()]
+        with self._lock:
+            counters_of = dict(self._counters_of)
+        models = {}
+        for model, counters in counters_of.items():
+            of_model = [(member, snapshot) for key, member, snapshot in read if key == model]
+            name = _name_of(model)
+            unique = repr(model) if name in models else name
+            models[unique] = {**counters.as_dict(), **stats_of_all(of_model)}
+        whole = stats_of_all([(member, snapshot) for _, member, snapshot in read])
+        by_class = whole.pop("bytes")
         uncharged = max(0, self._running_bytes - by_class["live"])
-        groups: dict[str, Counter[str]] = {}
-        for snapshot in snapshots:
-            for name, states in groups_of(snapshot).items():
-                groups.setdefault(name, Counter()).update(states)
-        ends = [(m.spec, end.n_tokens) for m in members for end in m.sealed.sequences()]
         return {
-            **self._counters.as_dict(),
-            "sequences": len(ends),
-            "blocks": sum(member.sealed.n_blocks for member in members),
-            "evicted_blocks": sum(member.sealed.evicted_blocks for member in members),
+            **totals([self._counters, *counters_of.values()]),
+            **whole,
             "bytes": {
                 "total": self._budget.total,
                 **by_class,
@@ -277,10 +278,9 @@ class PromptCache:
                 "live": by_class["live"] + uncharged,
             },
             "running_bytes": self._running_bytes,
-            "groups": {name: dict(states) for name, states in groups.items()},
-            "unshared_bytes": sum(spec.cached_bytes(end) for spec, end in ends),
+            "models": models,
             **({} if self.queue_stats is None else {"queue": self.queue_stats()}),
-            **self._store_stats(members),
+            **self._store_stats([member for _, member, _ in read]),
         }
 
     def _store_stats(self, members: Sequence[Resources]) -> dict[str, Any]:
@@ -336,6 +336,7 @@ class PromptCache:
 
     def _new_member(self, model: Hashable, spec: ModelCacheSpec) -> Resources:
         pool = BlockPool(spec, budget=self._budget)
+        counters = self._counts(model)
         namespace = self._stored_namespace(model, spec)
         sealed = SealedBlocks(
             spec,
@@ -344,12 +345,8 @@ class PromptCache:
         )
         tier = None
         if self._store is not None and self.writer is not None and namespace is not None:
-            tier = StoreTier(
-                spec, sealed, self._store, MlxBlockMemory(), self._counters, self.writer
-            )
-        return Resources(
-            spec, pool, sealed, self._materialiser, self._counters, self._checkpoints, tier
-        )
+            tier = StoreTier(spec, sealed, self._store, MlxBlockMemory(), counters, self.writer)
+        return Resources(spec, pool, sealed, self._materialiser, counters, self._checkpoints, tier)
 
     def _stored_namespace(self, model: Hashable, spec: ModelCacheSpec) -> Namespace | None:
         """Whose blocks are stored under a key; None where they are kept in memory only."""
@@ -358,8 +355,19 @@ class PromptCache:
         try:
             return self._namespace_of(model, spec)
         except SemanticError as error:
-            self._counters.failure("store_namespace", str(error))
+            self._counts(model).failure("store_namespace", str(error))
             return None
+
+    def _counts(self, model: Hashable) -> Counters:
+        """The counters of one model key; of something that is no key, those of nobody."""
+        try:
+            counters = self._counters_of.get(model)
+        except TypeError:
+            return self._counters
+        if counters is None:
+            with self._lock:
+                counters = self._counters_of.setdefault(model, Counters(self._on_failure))
+        return counters
 
     def _each_member(self) -> list[Resources]:
         return [member for _, member in self._items()]
@@ -367,6 +375,12 @@ class PromptCache:
     def _items(self) -> list[tuple[_Member, Resources]]:
         with self._lock:
             return list(self._members.items())
+
+
+def _name_of(model: Hashable) -> str:
+    """A model key in words: mlx_lm.server's is the path, the adapter and the draft model."""
+    parts = model if isinstance(model, tuple) else (model,)
+    return ", ".join(str(part) for part in parts if part is not None)
 
 
 def _stops(member: Resources, tokens: TokenIds) -> tuple[int, ...]:

@@ -39,6 +39,8 @@ class CataloguedStore(ABC):
         self.limits = limits
         self.veil = veil
         self._reuse = Reuse(limits.min_reuse)
+        self.written_bytes = self.evicted_blocks = 0
+        """What this process has written, and removed to make room."""
         self._now = now
 
     def file_of(self, name: BlockName) -> str:
@@ -165,6 +167,7 @@ class CataloguedStore(ABC):
             n_bytes = self._write([(self.veil.file(block.name), block) for block in new])
             arrived = list(zip(new, n_bytes, strict=True))
             self.catalogue.arrived(arrived, agent_id, int(self._now()))
+            self.written_bytes += sum(n_bytes)
         except BaseException:
             # What got its name before the rest was refused is no block of ours. What cannot be
             # removed now stays reserved until this process has ended.
@@ -186,6 +189,7 @@ class CataloguedStore(ABC):
         """Remove what goes next, of at least so many bytes where there are; how many blocks."""
         files = self.catalogue.choose(n_bytes, self.limits.policy.order)
         self._remove(files)
+        self.evicted_blocks += len(files)
         return len(files)
 
     def expire(self) -> int:

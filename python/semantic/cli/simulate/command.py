@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from semantic.cli.extras import missing_message
-from semantic.cli.options import context_length, memory_size
-from semantic.cli.plan_sheet import spec_of
+from semantic.cli.options import context_length, file_to_write, memory_size, picture_file
+from semantic.cli.plan_models import spec_of
 from semantic.domain.errors import SemanticError
 
 if TYPE_CHECKING:
@@ -155,14 +155,9 @@ def _orders(text: str) -> list[EvictionOrder]:
 def _check_files(plot: Path | None, csv: Path | None) -> None:
     """Before minutes are spent: whether the results can be written at all."""
     if plot is not None:
-        from semantic.cli.simulate.plot import file_types
-
-        if plot.suffix.removeprefix(".").lower() not in file_types():
-            known = ", ".join(file_types())
-            raise typer.BadParameter(f"{plot}: no picture; it can end in {known}")
-    for path in (plot, csv):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise typer.BadParameter(f"{path}: a file in a folder that exists is needed")
+        picture_file(plot)
+    if csv is not None:
+        file_to_write(csv)
 
 
 def _workload(path: Path, users: int | None, max_tokens: int, limit: int | None) -> Workload:

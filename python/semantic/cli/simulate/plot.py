@@ -9,7 +9,7 @@ from typing import Any
 from semantic.cli.simulate.report import Record
 from semantic.cli.simulate.study import BOUND, OURS, PLAIN_LRU
 
-__all__ = ["draw", "file_types"]
+__all__ = ["draw"]
 
 _STYLES: dict[str, dict[str, Any]] = {
     BOUND: {"color": "0.4", "linestyle": "--", "marker": "."},
@@ -17,13 +17,6 @@ _STYLES: dict[str, dict[str, Any]] = {
     PLAIN_LRU: {"color": "#dd8452", "marker": "s"},
 }
 _GIGA = 1e9
-
-
-def file_types() -> list[str]:
-    """Endings of the files that can be drawn, without the dot."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    return sorted(FigureCanvasAgg.filetypes)
 
 
 def draw(path: Path, title: str, records: Sequence[Record]) -> None:
