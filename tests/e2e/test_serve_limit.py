@@ -120,10 +120,17 @@ def test_models_are_switched_under_one_limit(
         assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
 
 
-@pytest.mark.parametrize("options", [["--kv-wait", "5s"], ["--kv-memory", "1GB", "--kv-wait", "x"]])
-def test_a_wait_without_a_limit_or_without_a_unit_is_refused(
-    options: list[str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("options", "status", "what"),
+    [
+        (["--kv-wait", "5s"], 2, "--kv-wait"),
+        (["--kv-memory", "1GB", "--kv-wait", "x"], 2, "--kv-wait"),
+        (["--kv-memory", "900TB"], 1, "more than this machine has"),
+    ],
+)
+def test_limits_that_cannot_be_kept_are_refused(
+    options: list[str], status: int, what: str, tmp_path: Path
 ) -> None:
     served = Served(tmp_path / "log", *options)
-    assert served.ended_with(60) == 2
-    assert "--kv-wait" in served.said()
+    assert served.ended_with(60) == status
+    assert what in served.said()

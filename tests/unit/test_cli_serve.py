@@ -11,7 +11,7 @@ from typing import Any
 import mlx_lm.server as mlx_server
 import pytest
 
-from semantic import MemoryStore
+from semantic import MemoryBudget, MemoryStore
 from semantic.adapters.mlx_lm import http_server
 from semantic.adapters.mlx_lm.server import ServerError, launch, options_help
 
@@ -26,6 +26,10 @@ class FakeCache:
         self.running.append(n_bytes)
 
     def memory_of(self, key: Any) -> None: ...
+
+    @property
+    def budget(self) -> MemoryBudget:
+        return MemoryBudget(1 << 30)
 
 
 class FakeGenerator:

@@ -315,7 +315,9 @@ def taken(tokens):
 
 
 def test_the_servers_classes_go_through_the_admission(server):
-    generator = admitted_generator(Generator, server.admission)([taken(20), taken(30)])
+    generator = admitted_generator(Generator, server.admission, lambda: None)(
+        [taken(20), taken(30)]
+    )
     batch = admitted_batch(Batch, server.admission)("a model")
     assert batch.prefill_batch_size == 1
     first = generator._next_request(0.1)
@@ -335,7 +337,7 @@ def test_the_servers_classes_go_through_the_admission(server):
 
 
 def test_a_batch_that_is_closed_twice_ends_only_its_own_rows(server):
-    generator = admitted_generator(Generator, server.admission)([])
+    generator = admitted_generator(Generator, server.admission, lambda: None)([])
     batch = admitted_batch(Batch, server.admission)("a model")
     batch.close()
     generator._tokenize(None, *taken(5)[1:])
@@ -347,7 +349,7 @@ def test_a_batch_that_is_closed_twice_ends_only_its_own_rows(server):
 
 
 def test_a_failure_of_the_admission_never_ends_the_generation_thread(server, monkeypatch, caplog):
-    generator = admitted_generator(Generator, server.admission)([taken(5), taken(6)])
+    generator = admitted_generator(Generator, server.admission, lambda: None)([taken(5), taken(6)])
     batch = admitted_batch(Batch, server.admission)("a model")
     for name in ("settle", "first", "served", "close", "inserted", "stepped", "copied", "removed"):
         monkeypatch.setattr(server.admission, name, lambda *_: 1 / 0)

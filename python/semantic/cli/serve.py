@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
+from semantic.adapters.machine_memory import check_fits_machine
 from semantic.adapters.store.disk import DiskStore
 from semantic.adapters.store.sealing import read_key, read_salt
 from semantic.cli.extras import missing_message
@@ -160,6 +161,8 @@ def _serve(
     status = 0
     opened = None
     try:
+        if kv_memory is not None:
+            check_fits_machine(kv_memory, "--kv-memory")
         salt = read_salt(store_salt_file)
         opened = None if store is None else _opened(store, given)
         launch(context.args, kv_memory=kv_memory, kv_wait=wait_seconds, store=opened, salt=salt)

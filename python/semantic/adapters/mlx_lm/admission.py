@@ -23,7 +23,7 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -289,7 +289,7 @@ class Admission:
             detail = f"{taken_bytes} bytes run, {self._charge.live_bytes} are charged"
             self._charge.memory.counters.failure("undercharged", detail)
 
-    def copied(self, copies: Mapping[int, Any]) -> Mapping[int, Any]:
+    def copied(self, copies: dict[int, Any]) -> dict[int, Any]:
         """Those of the copied rows that there is room for."""
         if self._charge is None:
             return copies

@@ -24,12 +24,15 @@ def _tell(step: Callable[..., _T], *args: Any, otherwise: _T) -> _T:
         return otherwise
 
 
-def admitted_generator(generator_class: type[Any], admission: Admission) -> type[Any]:
+def admitted_generator(
+    generator_class: type[Any], admission: Admission, between: Callable[[], object]
+) -> type[Any]:
     """A ResponseGenerator that takes a request only when there is memory for it.
 
     Args:
         generator_class: mlx_lm.server's ResponseGenerator, or what stands in for it.
         admission: Who may run.
+        between: Called between the server's steps, on its thread.
     """
 
     # The base is whatever class the installed mlx-lm has: known at run time only.
@@ -40,6 +43,7 @@ def admitted_generator(generator_class: type[Any], admission: Admission) -> type
 
         def _next_request(self, timeout: float | None = None) -> Any:
             _tell(admission.settle, otherwise=None)
+            _tell(between, otherwise=None)
             taken = super()._next_request(timeout)
             while taken is not None:
                 admission.ask(taken)

@@ -42,6 +42,8 @@ _KINDS = ("assistant", "user", "system")
 _OWNER = "server"
 """Whoever inserts: the server knows no agents."""
 
+_TAKEN = ("held", "live", "staging", "cached")
+
 _Member = tuple[Hashable, ModelCacheSpec]
 
 
@@ -101,6 +103,11 @@ class PromptCache:
     def __len__(self) -> int:
         """Remembered sequences, over all models."""
         return sum(len(member.sealed) for member in self._each_member())
+
+    @property
+    def budget(self) -> MemoryBudget:
+        """What all models share."""
+        return self._budget
 
     @property
     def nbytes(self) -> int:
@@ -267,15 +274,18 @@ class PromptCache:
             models[unique] = {**counters.as_dict(), **stats_of_all(of_model)}
         whole = stats_of_all([(member, snapshot) for _, member, snapshot in read])
         by_class = whole.pop("bytes")
+        by_class = {name: by_class[name] for name in _TAKEN}
         uncharged = max(0, self._running_bytes - by_class["live"])
+        total = self._budget.total
         return {
             **totals([self._counters, *counters_of.values()]),
             **whole,
             "bytes": {
-                "total": self._budget.total,
+                "total": total,
                 **by_class,
-                "free": max(0, self._budget.free - uncharged),
                 "live": by_class["live"] + uncharged,
+                # What the parts leave: pools are read one after the other.
+                "free": max(0, total - sum(by_class.values()) - uncharged),
             },
             "running_bytes": self._running_bytes,
             "models": models,

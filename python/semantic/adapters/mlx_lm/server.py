@@ -41,6 +41,8 @@ from semantic.adapters.mlx_lm.junctions import stopping_generator
 from semantic.adapters.mlx_lm.loaded_models import LoadedModels
 from semantic.adapters.mlx_lm.running_batch import metered_generator
 from semantic.adapters.mlx_lm.unpadded_prefill import unpadded_generator
+from semantic.adapters.pressure import guard_for
+from semantic.application.pressure import PressureGuard
 from semantic.domain.errors import SemanticError
 from semantic.ports.outbound import BlockStore
 
@@ -255,13 +257,17 @@ def _serve(
     batch_class = metered_generator(
         unpadded_generator(server.BatchGenerator), _weakly(cache, "report_running")
     )
+    guarded: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if new_admission is not None:
         admission = new_admission(_weakly(cache, "memory_of"))
         cache.queue_stats = admission.stats
-        generator_class = admitted_generator(generator_class, admission)
+        guard = guard_for(cache.budget)
+        guarded = _working(guard)
+        generator_class = admitted_generator(generator_class, admission, guard.relief.if_due)
         batch_class = admitted_batch(batch_class, admission)
     host, port = address
     with (
+        guarded,
         HttpServer.bound(host, port, handler_class(server)) as httpd,
         signals_ask(httpd.stop),
         _replaced(server, "BatchGenerator", batch_class),
@@ -280,6 +286,15 @@ def _serve(
             finally:
                 if writer is not None:
                     _drain(writer, httpd.stop)
+
+
+@contextlib.contextmanager
+def _working(guard: PressureGuard) -> Iterator[None]:
+    guard.start()
+    try:
+        yield
+    finally:
+        guard.stop()
 
 
 def _weakly(cache: Any, method: str) -> Callable[[Any], Any]:
