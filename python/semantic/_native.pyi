@@ -40,8 +40,8 @@ class MemoryBudget:
     """A number of bytes that several pools share.
 
     A pool may take what no other pool has taken or been promised:
-    `total - sum over the others of max(taken, minimum) - own taken`, up to its own maximum. Cached
-    blocks count as taken; a pool evicts another's only through `evict`.
+    `total - sum over the others of max(taken, minimum) - own taken`, up to its own maximum. What
+    others have cached goes for it, the least wanted first, down to their minimums.
 
     Args:
         total: Bytes, at least 1.
@@ -129,7 +129,7 @@ class PoolSnapshot:
 
     @property
     def free(self) -> int:
-        """Bytes that could be taken without evicting."""
+        """Bytes that could be taken without evicting a block of this pool."""
 
     @property
     def held(self) -> int:
@@ -157,7 +157,7 @@ class PoolSnapshot:
 
     @property
     def arrays_used(self) -> int:
-        """Arrays of all blocks that are not free."""
+        """Arrays of all blocks that are not free, and those that are charged."""
 
     @property
     def arrays_max(self) -> int:
@@ -188,7 +188,7 @@ class Pool:
         total: A private budget in bytes, or a `MemoryBudget` to share.
         minimum: Bytes that no other pool of the budget can take.
         maximum: Bytes that this pool never goes beyond; None for the whole budget.
-        arrays_max: The most arrays that blocks may be made of.
+        arrays_max: The most arrays that blocks and charges may be made of.
 
     Raises:
         PoolConfigurationError: Groups, numbers or terms that contradict themselves or the budget.
@@ -310,16 +310,18 @@ class Pool:
     def drain_evicted(self) -> list[int]:
         """The ids that the pool evicted by itself since the last call, in the order they went."""
 
-    def charge(self, kind: Literal["live", "staging"], n_bytes: int) -> None:
-        """Count bytes that are not in blocks; evicts when need be.
+    def charge(self, kind: Literal["live", "staging"], n_bytes: int, n_arrays: int = 0) -> None:
+        """Count bytes that are not in blocks, and the arrays they are in; evicts when need be.
 
         Raises:
-            PoolExhaustedError: Too few bytes.
+            PoolExhaustedError: Too few bytes or arrays.
             BlockOperationError: A negative number, or another kind.
         """
 
-    def discharge(self, kind: Literal["live", "staging"], n_bytes: int) -> None:
-        """Take charged bytes off again.
+    def discharge(
+        self, kind: Literal["live", "staging"], n_bytes: int, n_arrays: int = 0
+    ) -> None:
+        """Take charged bytes and arrays off again.
 
         Raises:
             BlockOperationError: More than was charged, a negative number, or another kind.
@@ -329,10 +331,19 @@ class Pool:
         """Bytes held, live and staging."""
 
     def available_memory(self) -> int:
-        """Bytes free or evictable. Together with `used_memory()` they are `total_memory()`."""
+        """Bytes free or evictable, here or in other pools of the budget, down to their minimums.
+
+        Together with `used_memory()` they are `total_memory()`.
+        """
 
     def total_memory(self) -> int:
-        """Bytes that the pool has or could have now; constant unless the budget is shared."""
+        """Bytes that the pool has or could have now; constant unless the budget is shared.
+
+        What other pools use or were promised is not among them; what they have cached is.
+        """
+
+    def most_memory(self) -> int:
+        """The most that `total_memory()` can become with this budget: when nobody holds anything."""
 
     def available_blocks(self, layer_type: str = "global") -> int:
         """Blocks of one group that could be taken now, that group alone.
@@ -356,6 +367,12 @@ class Pool:
 
         Raises:
             CacheCorruptionError: The books are wrong: a bug in semantic.
+        """
+
+    def on_evicted(self) -> None:
+        """Called after a call of this pool for which blocks had to go, here or in other pools.
+
+        For subclasses, which may hold the tensors of blocks; what it raises is not passed on.
         """
 
     def regroup(self, groups: Sequence[_Group]) -> None:

@@ -268,9 +268,14 @@ def test_a_budget_is_shared_and_its_minimums_are_kept(
     other.allocate(5)
     cached(other, 2)
     refused(other, PoolExhaustedError, other.allocate, 3)
-    refused(kept, PoolExhaustedError, kept.allocate, 4)
+    refused(kept, PoolExhaustedError, kept.allocate, 6)
     kept.allocate(3)
     assert (budget.used, budget.cached, budget.free) == (8 * BLOCK_BYTES, 2 * BLOCK_BYTES, 0)
+    refused(other, PoolExhaustedError, other.allocate, 3)
+    kept.allocate(1)
+    assert len(other.drain_evicted()) == 1
+    assert (budget.used, budget.cached, budget.free) == (9 * BLOCK_BYTES, BLOCK_BYTES, 0)
+    assert kept.available_memory() == other.available_memory() == BLOCK_BYTES
     books(other)
 
 

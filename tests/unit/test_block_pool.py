@@ -576,6 +576,8 @@ def test_block_numbers_that_cannot_be(bad: Any) -> None:
         {"total_memory": 8192, "maximum": 1.0},
         {"total_memory": 8192, "maximum": 2047},
         {"total_memory": 8192, "arrays_max": -1},
+        {"total_memory": 8192, "arrays_max": 0},
+        {"total_memory": 8192, "arrays_max": 1},
     ],
 )
 def test_arguments_that_contradict_each_other(arguments: dict[str, Any]) -> None:
@@ -622,15 +624,16 @@ def test_pools_share_a_budget() -> None:
     one.allocate(4)
     cached(one, 2)
     assert (budget.used, budget.cached, budget.free) == (8192, 4096, 8192)
-    assert two.total_memory() == two.available_memory() == 4 * GLOBAL_BYTES
+    assert two.total_memory() == two.available_memory() == 6 * GLOBAL_BYTES
     assert one.total_memory() == 10 * GLOBAL_BYTES
-    refused(two, PoolExhaustedError, two.allocate, 5)
+    refused(two, PoolExhaustedError, two.allocate, 7)
     assert one.drain_evicted() == []
     two.allocate(4)
-    assert (one.available_memory(), two.available_memory()) == (2 * GLOBAL_BYTES, 0)
+    assert one.drain_evicted() == []
+    assert one.available_memory() == two.available_memory() == 2 * GLOBAL_BYTES
     one.allocate(2)
     assert len(one.drain_evicted()) == 2
-    assert budget.free == 0
+    assert budget.free == one.available_memory() == two.available_memory() == 0
 
 
 def test_a_minimum_is_kept_free_and_a_maximum_holds() -> None:
@@ -824,3 +827,83 @@ def test_tokens_are_those_that_the_blocks_still_cover():
     assert again.total_tokens == 256
     assert [block.token_count for block in again.blocks["global"]] == [256]
     assert pool.allocate_tokens("a", 1000).total_tokens == 1000
+
+
+def test_what_another_pool_has_cached_goes_for_a_request_down_to_its_minimum() -> None:
+    budget = MemoryBudget(10 * GLOBAL_BYTES)
+    idle = BlockPool(dense_spec(), budget=budget, minimum=3 * GLOBAL_BYTES)
+    busy = BlockPool(dense_spec(), budget=budget)
+    ids = cached(idle, 10)
+    assert (budget.free, idle.total_memory()) == (0, 10 * GLOBAL_BYTES)
+    assert busy.total_memory() == busy.available_memory() == 7 * GLOBAL_BYTES
+    assert (busy.available_blocks(), busy.max_batch_size(256)) == (7, 7)
+    snapshot = reading(busy)
+    assert (snapshot["free"], snapshot["cached"]) == (7 * GLOBAL_BYTES, 0)
+    error = refused(busy, PoolExhaustedError, busy.allocate, 8)
+    assert (error.bytes_available, error.bytes_short) == (7 * GLOBAL_BYTES, GLOBAL_BYTES)
+    assert reading(idle)["cached"] == 10 * GLOBAL_BYTES
+    busy.allocate(2)
+    assert idle.drain_evicted() == ids[:-3:-1], "the tail goes first"
+    busy.allocate_tokens("a", 2 * 256)
+    busy.stage("global", 1)
+    busy.charge("live", GLOBAL_BYTES + 1)
+    assert idle.drain_evicted() == ids[-3:2:-1]
+    assert reading(idle)["cached"] == 3 * GLOBAL_BYTES
+    refused(busy, PoolExhaustedError, busy.allocate, 1)
+    assert (busy.available_memory(), busy.max_batch_size(256)) == (GLOBAL_BYTES - 1, 0)
+    reading(busy)
+
+
+def test_equals_are_taken_from_the_pool_that_asks() -> None:
+    budget = MemoryBudget(10 * GLOBAL_BYTES)
+    mine, theirs = (BlockPool(dense_spec(), budget=budget) for _ in range(2))
+    cached(theirs, 5)
+    cached(mine, 5)
+    mine.allocate(6)
+    assert (len(mine.drain_evicted()), len(theirs.drain_evicted())) == (5, 1)
+
+
+def test_what_a_pool_lacks_by_its_own_limits_comes_from_its_own_blocks() -> None:
+    budget = MemoryBudget(20 * GLOBAL_BYTES)
+    theirs = BlockPool(dense_spec(), budget=budget)
+    capped = BlockPool(dense_spec(), budget=budget, maximum=4 * GLOBAL_BYTES, arrays_max=6)
+    cached(theirs, 10)
+    cached(capped, 3)
+    assert capped.most_memory() == capped.total_memory() == 4 * GLOBAL_BYTES
+    capped.allocate(2)
+    assert (len(capped.drain_evicted()), theirs.drain_evicted()) == (2, [])
+    error = refused(capped, PoolExhaustedError, capped.allocate, 3)
+    assert error.bytes_short == GLOBAL_BYTES
+    capped.charge("live", 2 * GLOBAL_BYTES, 2)
+    assert (len(capped.drain_evicted()), theirs.drain_evicted()) == (1, [])
+    assert theirs.most_memory() == 20 * GLOBAL_BYTES
+
+
+def test_what_a_pool_could_ever_have_is_less_the_minimums_of_others() -> None:
+    budget = MemoryBudget(10 * GLOBAL_BYTES)
+    one = BlockPool(dense_spec(), budget=budget, minimum=2 * GLOBAL_BYTES)
+    two = BlockPool(dense_spec(), budget=budget, minimum=3 * GLOBAL_BYTES)
+    one.allocate(7)
+    assert (one.most_memory(), two.most_memory()) == (7 * GLOBAL_BYTES, 8 * GLOBAL_BYTES)
+    assert two.total_memory() == 3 * GLOBAL_BYTES
+
+
+def test_charged_arrays_are_counted_and_given_back() -> None:
+    pool = BlockPool(dense_spec(), total_blocks=100, arrays_max=20)
+    sealed = cached(pool, 4)
+    pool.charge("live", 100, 12)
+    assert pool.snapshot().arrays_used == 20
+    pool.charge("staging", 1, 3)
+    assert pool.drain_evicted() == sealed[:1:-1]
+    assert pool.snapshot().arrays_used == 12 + 3 + 4
+    error = refused(pool, PoolExhaustedError, pool.charge, "live", 1, 6)
+    assert (error.arrays_requested, error.arrays_available, error.bytes_short) == (6, 5, 0)
+    error = refused(pool, BlockOperationError, pool.discharge, "live", 100, 13)
+    assert (error.arrays_requested, error.arrays_charged) == (13, 12)
+    refused(pool, BlockOperationError, pool.discharge, "staging", 1, 12)
+    pool.discharge("live", 100)
+    pool.discharge("staging", 1, 3)
+    refused(pool, PoolConfigurationError, pool.reconfigure, dense_spec(layers=3))
+    pool.discharge("live", 0, 12)
+    assert pool.snapshot().arrays_used == 4
+    pool.reconfigure(dense_spec(layers=3))

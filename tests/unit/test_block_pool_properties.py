@@ -100,7 +100,7 @@ def test_no_id_is_given_out_twice(sizes: list[int]) -> None:
 
 
 @examples
-@given(specs(), st.integers(1, 40), st.integers(1, 3000), st.integers(0, 200))
+@given(specs(), st.integers(1, 40), st.integers(1, 3000), st.integers(2, 200))
 def test_the_predictor_is_the_allocator(
     spec: ModelCacheSpec, n: int, n_tokens: int, arrays: int
 ) -> None:

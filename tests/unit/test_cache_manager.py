@@ -293,7 +293,7 @@ def test_paths_of_any_length_can_be_forgotten(llama):
     sealed.publish(TokenIds(tokens), TokenRows(spec, tokens, 0), "a", "user")
     pool.free(pool.allocate(7))
     assert sealed.plan(TokenIds([*tokens, -1])).n_tokens == 1093 * 256
-    assert len(pool.contents) == 1100
+    assert len(pool.contents) == 1093, "tensors go with their blocks"
     sealed.clear()
     assert not pool.contents
     assert pool.snapshot().free == pool.total_memory()

@@ -71,11 +71,13 @@ class PoolExhaustedError(SemanticError):
         bytes_requested: What the whole request would have cost.
         bytes_available: What was free or evictable.
         bytes_short: The difference: what has to be released first.
+        bytes_ahead: What those need who wait already, and come first.
     """
 
     bytes_requested: int = 0
     bytes_available: int = 0
     bytes_short: int = 0
+    bytes_ahead: int = 0
 
 
 class BlockOperationError(SemanticError, ValueError):

@@ -15,6 +15,7 @@ CommitReason = Literal[
     "incomplete_window",
     "incompatible",
     "unsupported",
+    "expired",
     "failed",
 ]
 

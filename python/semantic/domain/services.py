@@ -7,12 +7,14 @@ no Python.
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections.abc import Mapping
 from typing import NoReturn, Protocol, Self
 
 from semantic.domain._check import whole_number
+from semantic.domain.admission_line import AdmissionLine
 from semantic.domain.entities import AgentBlocks, KVBlock
 from semantic.domain.errors import PoolConfigurationError, PoolExhaustedError
 from semantic.domain.layer_group import BLOCK_TOKENS, LayerGroup
@@ -21,6 +23,8 @@ from semantic.domain.native import Pool
 from semantic.domain.value_objects import ModelCacheSpec
 
 __all__ = ["BlockPool", "MemoryBudget"]
+
+_log = logging.getLogger("semantic")
 
 _Group = tuple[str, str, int, int | None, int, int | None, int, int | None]
 
@@ -39,19 +43,39 @@ class MemoryBudget(NativeBudget):
         PoolConfigurationError: Not a whole number of bytes, or none.
     """
 
-    __slots__ = ("__weakref__", "_listeners")
+    __slots__ = ("__weakref__", "_listeners", "_lock", "_memories", "line")
 
     _listeners: weakref.WeakSet[_Listener]
+    _memories: weakref.WeakSet[_Memory]
+    _lock: threading.RLock
+    line: AdmissionLine
+    """Who waits for bytes of this budget."""
 
     def __new__(cls, total: int) -> Self:
         """Build the native budget; everything is said there, nothing is left for `__init__`."""
         budget = super().__new__(cls, total)
         budget._listeners = weakref.WeakSet()
+        budget._memories = weakref.WeakSet()
+        # Re-entrant: a finaliser may end a memory in the middle of a call.
+        budget._lock = threading.RLock()
+        budget.line = AdmissionLine()
         return budget
 
     def listen(self, listener: _Listener) -> None:
         """Have `listener.after()` called when blocks of its pool may have gone. Held weakly."""
-        self._listeners.add(listener)
+        with self._lock:
+            self._listeners.add(listener)
+
+    def join(self, memory: _Memory) -> None:
+        """Have `memory.expire_leases()` called when somebody is short of bytes. Held weakly."""
+        with self._lock:
+            self._memories.add(memory)
+
+    def expire_leases(self) -> int:
+        """Abort what dead owners hold, in whichever memory; how many leases those were."""
+        with self._lock:
+            memories = list(self._memories)
+        return sum(memory.expire_leases() for memory in memories)
 
     def resize(self, total: int) -> None:
         """Another number of bytes from now on: what is cached goes as far as it must.
@@ -67,7 +91,7 @@ class MemoryBudget(NativeBudget):
         try:
             super().resize(total)
         finally:
-            self._tell()
+            self.tell()
 
     def evict(self, n_bytes: int, spared: Pool | None = None) -> int:
         """Evict from all pools but one, the least wanted first, down to their minimums.
@@ -82,11 +106,17 @@ class MemoryBudget(NativeBudget):
         try:
             return super().evict(n_bytes, spared)
         finally:
-            self._tell()
+            self.tell()
 
-    def _tell(self) -> None:
-        for listener in list(self._listeners):
-            listener.after()
+    def tell(self) -> None:
+        """Have the tensors of evicted blocks go; a listener that fails is logged."""
+        with self._lock:
+            listeners = list(self._listeners)
+        for listener in listeners:
+            try:
+                listener.after()
+            except Exception:
+                _log.exception("the tensors of evicted blocks could not all be released")
 
 
 class _Listener(Protocol):
@@ -94,6 +124,13 @@ class _Listener(Protocol):
 
     def after(self) -> None:
         """Let go of the tensors of blocks that are gone."""
+
+
+class _Memory(Protocol):
+    """Who has leases."""
+
+    def expire_leases(self) -> int:
+        """Abort the leases whose owners are dead; how many those were."""
 
 
 class BlockPool(Pool):
@@ -108,7 +145,8 @@ class BlockPool(Pool):
         budget: A budget that other pools share.
         minimum: Bytes that no other pool of the budget can take.
         maximum: Bytes that this pool never goes beyond; None for the whole budget.
-        arrays_max: The most arrays that blocks may be made of; Metal's limit of buffers.
+        arrays_max: The most arrays that blocks and running sequences may be made of; Metal's limit
+            of buffers.
 
     Raises:
         PoolConfigurationError: None or several budgets, one that is not a whole number of bytes or
@@ -214,6 +252,10 @@ class BlockPool(Pool):
         total = self.budget.total
         limit = total if self._maximum is None else min(total, self._maximum)
         Pool(_native_groups(new_spec), limit)
+
+    def on_evicted(self) -> None:
+        """Blocks had to go, of this pool or of others: so do their tensors."""
+        self.budget.tell()
 
     def regroup(self, groups: object) -> NoReturn:
         """Refused: the groups of a pool with a spec change through `reconfigure`.

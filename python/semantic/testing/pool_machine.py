@@ -55,6 +55,7 @@ def _mostly(common: st.SearchStrategy[Any], *odd: object) -> st.SearchStrategy[A
 _counts = _mostly(st.integers(0, 6), 40, 2**63, 2**64, 2**70, -1, True, 1.5, "1", None)
 _tokens = _mostly(st.integers(1, 2000), 0, -1, 2**64)
 _bytes = _mostly(st.integers(0, 4 * _BLOCK_BYTES), -1, 2**64)
+_arrays = _mostly(st.integers(0, 4), -1, 2**64)
 _agents = _mostly(st.sampled_from(["a1", "a2"]), "a3", "")
 _kinds = _mostly(st.sampled_from(["live", "staging"]), "cached")
 
@@ -197,15 +198,15 @@ class PoolMachine(RuleBasedStateMachine):
         """The same blocks were evicted, in the same order."""
         self._on(self._pick(data), _calling("drain_evicted"))
 
-    @rule(data=st.data(), kind=_kinds, n_bytes=_bytes)
-    def charge(self, data: st.DataObject, kind: Any, n_bytes: int) -> None:
+    @rule(data=st.data(), kind=_kinds, n_bytes=_bytes, n_arrays=_arrays)
+    def charge(self, data: st.DataObject, kind: Any, n_bytes: int, n_arrays: int) -> None:
         """Plain bytes are taken."""
-        self._on(self._pick(data), _calling("charge", kind, n_bytes))
+        self._on(self._pick(data), _calling("charge", kind, n_bytes, n_arrays))
 
-    @rule(data=st.data(), kind=_kinds, n_bytes=_bytes)
-    def discharge(self, data: st.DataObject, kind: Any, n_bytes: int) -> None:
+    @rule(data=st.data(), kind=_kinds, n_bytes=_bytes, n_arrays=_arrays)
+    def discharge(self, data: st.DataObject, kind: Any, n_bytes: int, n_arrays: int) -> None:
         """Plain bytes go back."""
-        self._on(self._pick(data), _calling("discharge", kind, n_bytes))
+        self._on(self._pick(data), _calling("discharge", kind, n_bytes, n_arrays))
 
     @rule(
         data=st.data(),
@@ -239,6 +240,7 @@ class PoolMachine(RuleBasedStateMachine):
             classes = snapshot.held, snapshot.live, snapshot.staging, snapshot.cached
             assert snapshot.free + sum(classes) == snapshot.total
             assert native.used_memory() + native.available_memory() == native.total_memory()
+            assert native.most_memory() == reference.most_memory() >= native.total_memory()
             assert snapshot.arrays_used <= snapshot.arrays_max
             assert native.available_blocks("global") == reference.available_blocks("global")
 
@@ -340,7 +342,8 @@ class PoolMachine(RuleBasedStateMachine):
         while leased := [native_of[i] for i, block in blocks.items() if block.state == "leased"]:
             self._on(twins, lambda pool, ids: pool.release(ids), leased)
         for kind, n_bytes in list(twins.reference.charged.items()):
-            self._on(twins, _calling("discharge", kind, n_bytes))
+            n_arrays = twins.reference.charged_arrays[kind]
+            self._on(twins, _calling("discharge", kind, n_bytes, n_arrays))
 
 
 def _calling(name: str, *arguments: object) -> _Operation:

@@ -140,6 +140,7 @@ class ReferencePool:
         self.eviction: list[int] = []
         self.tokens: dict[str, int] = {}
         self.charged = {"live": 0, "staging": 0}
+        self.charged_arrays = {"live": 0, "staging": 0}
         self.free_slots = {group.name: 0 for group in spec.groups}
 
     def _check_terms(self) -> None:
@@ -156,6 +157,8 @@ class ReferencePool:
         smallest = min(group.bytes_per_block for group in spec.groups)
         if smallest > min(self.maximum, self.budget.total):
             raise PoolConfigurationError("the budget does not hold one block")
+        if min(len(group.tensors) for group in spec.groups) > self.arrays_max:
+            raise PoolConfigurationError("the limit of arrays does not hold one block")
 
     # Readings ----------------------------------------------------------------------------------
 
@@ -173,18 +176,31 @@ class ReferencePool:
         return self.bytes_in("held", "leased", "staged") + sum(self.charged.values())
 
     def free_memory(self) -> int:
-        """Bytes that could be taken without evicting."""
-        others = sum(pool.kept() for pool in self.budget.pools if pool is not self)
-        taken = self.used_memory() + self.bytes_in("cached")
-        return min(self.budget.total - others, self.maximum) - taken
+        """Bytes that could be taken without evicting a block of this pool."""
+        return self.available_memory() - self.bytes_in("cached")
 
     def available_memory(self) -> int:
-        """Bytes free or evictable."""
-        return self.free_memory() + self.bytes_in("cached")
+        """Bytes free or evictable, here or in others."""
+        return self.total_memory() - self.used_memory()
 
     def total_memory(self) -> int:
-        """Bytes that the pool has or could have now."""
-        return self.used_memory() + self.available_memory()
+        """Bytes that the pool has or could have now: what others do not use, nor were promised."""
+        others = sum(max(pool.used_memory(), pool.minimum) for pool in self._others())
+        return min(self.budget.total - others, self.maximum)
+
+    def most_memory(self) -> int:
+        """The most that the pool could have if nobody held anything."""
+        promised = sum(pool.minimum for pool in self._others())
+        return min(self.budget.total - promised, self.maximum)
+
+    def _others(self) -> list[ReferencePool]:
+        return [pool for pool in self.budget.pools if pool is not self]
+
+    def _unclaimed(self) -> int:
+        """Bytes that could be taken without evicting anybody's block."""
+        others = sum(pool.kept() for pool in self._others())
+        taken = self.used_memory() + self.bytes_in("cached")
+        return min(self.budget.total - others, self.maximum) - taken
 
     def available_blocks(self, layer_type: str = "global") -> int:
         """Blocks of one group that could be taken now."""
@@ -234,7 +250,7 @@ class ReferencePool:
 
     def check(self) -> None:
         """What is counted ahead nowhere cannot disagree; the limits can still be broken."""
-        assert self.free_memory() >= 0
+        assert self.free_memory() >= self._unclaimed() >= 0
         assert self._arrays_free(with_cached=False) >= 0
         assert sorted(self.eviction) == sorted(self._ids_in("cached"))
 
@@ -343,24 +359,26 @@ class ReferencePool:
 
     # Plain bytes -------------------------------------------------------------------------------
 
-    def charge(self, kind: Literal["live", "staging"], n_bytes: int) -> None:
-        """Count bytes that are not in blocks."""
-        kind_name, n_bytes = _name(kind), _count(n_bytes)
+    def charge(self, kind: Literal["live", "staging"], n_bytes: int, n_arrays: int = 0) -> None:
+        """Count bytes that are not in blocks, and their arrays."""
+        kind_name, n_bytes, n_arrays = _name(kind), _count(n_bytes), _count(n_arrays)
         self._check_kind(kind_name)
-        self._make_room({}, n_bytes)
+        self._make_room({}, n_bytes, n_arrays)
         self.charged[kind_name] += n_bytes
+        self.charged_arrays[kind_name] += n_arrays
 
-    def discharge(self, kind: Literal["live", "staging"], n_bytes: int) -> None:
-        """Take charged bytes off again."""
-        kind_name, n_bytes = _name(kind), _count(n_bytes)
+    def discharge(self, kind: Literal["live", "staging"], n_bytes: int, n_arrays: int = 0) -> None:
+        """Take charged bytes and arrays off again."""
+        kind_name, n_bytes, n_arrays = _name(kind), _count(n_bytes), _count(n_arrays)
         self._check_kind(kind_name)
-        if n_bytes > self.charged[kind_name]:
+        if n_bytes > self.charged[kind_name] or n_arrays > self.charged_arrays[kind_name]:
             raise BlockOperationError("more than was charged")
         self.charged[kind_name] -= n_bytes
+        self.charged_arrays[kind_name] -= n_arrays
 
     def reconfigure(self, new_spec: ModelCacheSpec) -> None:
         """Other groups, the same bytes."""
-        if self.used_memory():
+        if self.used_memory() or sum(self.charged_arrays.values()):
             raise PoolConfigurationError("something is in use")
         _check_groups(new_spec)
         self._check_block_fits(new_spec)
@@ -390,19 +408,37 @@ class ReferencePool:
     def _arrays_free(self, *, with_cached: bool) -> int:
         blocks = self.blocks.values()
         taken = [b for b in blocks if not (with_cached and b.state == "cached")]
-        return self.arrays_max - sum(len(self.spec.group(b.group).tensors) for b in taken)
+        in_blocks = sum(len(self.spec.group(b.group).tensors) for b in taken)
+        return self.arrays_max - in_blocks - sum(self.charged_arrays.values())
 
-    def _make_room(self, wants: Mapping[str, int], extra_bytes: int = 0) -> None:
+    def _make_room(
+        self, wants: Mapping[str, int], extra_bytes: int = 0, extra_arrays: int = 0
+    ) -> None:
         n_bytes = extra_bytes + sum(n * self.spec.bytes_per_block(g) for g, n in wants.items())
-        arrays = sum(n * len(self.spec.group(g).tensors) for g, n in wants.items())
+        arrays = extra_arrays + sum(
+            n * len(self.spec.group(g).tensors) for g, n in wants.items()
+        )
         if n_bytes > self.available_memory():
             raise _exhausted(n_bytes, self.available_memory())
         if arrays > self._arrays_free(with_cached=True):
             raise _exhausted(n_bytes, self.available_memory())
-        while n_bytes > self.free_memory() or arrays > self._arrays_free(with_cached=False):
+        while n_bytes > self._unclaimed() or arrays > self._arrays_free(with_cached=False):
+            # Of equals its own goes first; all that nobody indexes are equal across pools.
             if not any(victim() for victim in self.victims):
-                self._evicted.append(self.eviction[0])
-                self._remove(self.eviction[0])
+                self._giver()._evict_oldest()
+
+    def _giver(self) -> ReferencePool:
+        """Who gives the next block that nobody indexes: this pool, else one above its minimum."""
+        if self.eviction:
+            return self
+        return next(pool for pool in self._others() if pool.eviction and pool._is_above_minimum())
+
+    def _is_above_minimum(self) -> bool:
+        return self.used_memory() + self.bytes_in("cached") > self.minimum
+
+    def _evict_oldest(self) -> None:
+        self._evicted.append(self.eviction[0])
+        self._remove(self.eviction[0])
 
     def _add(self, block: _Block) -> int:
         block_id = next(_ids)

@@ -7,6 +7,7 @@ use crate::chain::Chain;
 use crate::error::Error;
 use crate::group::{Counts, GroupId, Groups};
 use crate::id::{BlockId, PoolNumber, SlotIndex};
+use crate::ledger::Charges;
 use crate::slot::{Slots, State};
 use crate::visits::Visits;
 
@@ -18,6 +19,15 @@ pub(crate) type Want = (GroupId, u64);
 pub(crate) struct Cost {
     pub(crate) bytes: u64,
     pub(crate) arrays: u64,
+}
+
+impl Cost {
+    /// Both together; None when that does not fit into 64 bits.
+    #[inline]
+    pub(crate) fn and(self, other: Self) -> Option<Self> {
+        let bytes = self.bytes.checked_add(other.bytes)?;
+        Some(Self { bytes, arrays: self.arrays.checked_add(other.arrays)? })
+    }
 }
 
 /// The states that an operation accepts.
@@ -76,12 +86,18 @@ pub(crate) struct Blocks {
     /// What the pool has evicted by itself since somebody asked.
     pub(crate) evicted: Vec<BlockId>,
     pub(crate) arrays_max: u64,
+    /// Arrays that are not of blocks: those of running sequences, and of copies on their way.
+    pub(crate) arrays_charged: Charges,
 }
 
 impl Blocks {
     /// Takes a pool number, of which a process has a limited supply: what may still be refused is
     /// checked before.
     pub(crate) fn new(groups: Groups, arrays_max: u64) -> Result<Self, Error> {
+        let block = groups.smallest_block_arrays();
+        if block > arrays_max {
+            return Err(Error::ArraysBelowBlock { limit: arrays_max, block });
+        }
         Ok(Self {
             groups,
             number: PoolNumber::fresh()?,
@@ -91,6 +107,7 @@ impl Blocks {
             eviction: Chain::default(),
             evicted: Vec::new(),
             arrays_max,
+            arrays_charged: Charges::default(),
         })
     }
 
@@ -165,7 +182,7 @@ impl Blocks {
 
     #[inline]
     pub(crate) fn arrays_used(&self) -> u64 {
-        self.groups.arrays(Counts::total)
+        self.groups.arrays(Counts::total) + self.arrays_charged.sum()
     }
 
     /// Arrays that may be made without evicting.

@@ -27,17 +27,19 @@ impl Books<'_> {
         self.share.free(self.budget)
     }
 
-    /// Bytes that are free or evictable.
+    /// Bytes that are free, or evictable here.
     pub(crate) fn available(&self) -> u64 {
         self.share.available(self.budget)
     }
 
-    /// See that so many blocks and bytes could be taken, if need be by evicting.
-    pub(crate) fn admit(&self, wants: &[Want], extra_bytes: u64) -> Result<Cost, Error> {
-        let cost = self.blocks.cost(wants).and_then(|Cost { bytes, arrays }| {
-            Some(Cost { bytes: bytes.checked_add(extra_bytes)?, arrays })
-        });
-        let bytes_available = self.available();
+    /// See that so many blocks, and so much beside them, could be taken, if need be by evicting.
+    pub(crate) fn admit(
+        &self,
+        wants: &[Want],
+        beside: Cost,
+        bytes_available: u64,
+    ) -> Result<Cost, Error> {
+        let cost = self.blocks.cost(wants).and_then(|cost| cost.and(beside));
         let Some(cost) = cost.filter(|cost| cost.bytes <= bytes_available) else {
             let requested = cost.map_or(u64::MAX, |cost| cost.bytes);
             return Err(Error::BytesExhausted { requested, available: bytes_available });
@@ -66,29 +68,22 @@ impl Books<'_> {
         Ok(cost)
     }
 
-    /// Whether so much is free as it stands.
+    /// Whether so much is free as it stands, in slots that are there: the usual case, seen cheaply.
     #[inline]
-    pub(crate) fn is_free(&self, wants: &[Want], extra_bytes: u64) -> bool {
-        let cost = self.blocks.cost(wants);
+    pub(crate) fn is_free(&self, wants: &[Want], beside: Cost) -> bool {
+        let cost = self.blocks.cost(wants).and_then(|cost| cost.and(beside));
         cost.is_some_and(|Cost { bytes, arrays }| {
-            let free = self.free();
-            bytes <= free && extra_bytes <= free - bytes && arrays <= self.blocks.arrays_free()
-        })
+            bytes <= self.free() && arrays <= self.blocks.arrays_free()
+        }) && self.blocks.new_slots(wants) == 0
     }
 
-    /// Admit, and evict until the request fits into what is free: first the blocks that nobody
+    /// Admit, and evict here until the request fits into what is free: first the blocks that nobody
     /// indexes, the least recently cached before the others, then what the index says.
-    pub(crate) fn make_room(
-        &mut self,
-        index: &mut Index,
-        wants: &[Want],
-        extra_bytes: u64,
-    ) -> Result<(), Error> {
-        // In slots that are there: the usual case, seen cheaply.
-        if self.is_free(wants, extra_bytes) && self.blocks.new_slots(wants) == 0 {
+    pub(crate) fn make_room(&mut self, index: &mut Index, wants: &[Want]) -> Result<(), Error> {
+        if self.is_free(wants, Cost::default()) {
             return Ok(());
         }
-        let cost = self.admit(wants, extra_bytes)?;
+        let cost = self.admit(wants, Cost::default(), self.available())?;
         loop {
             let missing = self.missing(cost);
             if missing == Cost::default() {
@@ -118,7 +113,7 @@ impl Books<'_> {
     }
 
     /// What is missing of so much as it stands.
-    fn missing(&self, cost: Cost) -> Cost {
+    pub(crate) fn missing(&self, cost: Cost) -> Cost {
         Cost {
             bytes: cost.bytes.saturating_sub(self.free()),
             arrays: cost.arrays.saturating_sub(self.blocks.arrays_free()),
@@ -203,7 +198,7 @@ impl Books<'_> {
         index: &mut Index,
         wants: &[Want],
     ) -> Result<Vec<BlockId>, Error> {
-        self.make_room(index, wants, 0)?;
+        self.make_room(index, wants)?;
         let mut ids = Vec::new();
         for &(group, n) in wants {
             let Blocks { groups, slots, number, .. } = &mut *self.blocks;

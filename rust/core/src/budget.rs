@@ -1,8 +1,10 @@
 //! One number of bytes, and the shares that pools have in it.
 //!
 //! A pool may take what no other pool has taken or been promised:
-//! `total − Σ others max(taken, minimum) − own taken`, and never more than its maximum. Since cached
-//! bytes count as taken, a pool never evicts another pool's blocks; it can only refuse.
+//! `total − Σ others max(taken, minimum) − own taken`, and never more than its maximum. What others
+//! have cached goes for it, the least wanted first, down to their minimums: so what a pool could have
+//! is `total − Σ others max(used, minimum)`, up to its maximum. Which block goes is decided in
+//! [`others`](crate::others); here is the arithmetic.
 
 use crate::error::Error;
 use crate::ledger::{Account, Ledger};
@@ -39,6 +41,11 @@ impl Budget {
 
     pub(crate) fn total(&self) -> u64 {
         self.total
+    }
+
+    /// The most that a share could have if nobody else had anything.
+    fn without_minimums_of_others(&self, own: Terms) -> u64 {
+        self.total - (self.minimums - own.minimum)
     }
 
     /// What is taken by pools or kept for them.
@@ -106,6 +113,21 @@ impl Share {
     /// The most that this share may ever take.
     pub(crate) fn limit(&self, budget: &Budget) -> u64 {
         self.terms.maximum.map_or(budget.total, |maximum| maximum.min(budget.total))
+    }
+
+    /// The most that it could have if nobody held anything.
+    pub(crate) fn most(&self, budget: &Budget) -> u64 {
+        self.limit(budget).min(budget.without_minimums_of_others(self.terms))
+    }
+
+    /// What it could have now, if others gave what they can: `floors` is the sum of their floors.
+    pub(crate) fn total(&self, budget: &Budget, floors: u64) -> u64 {
+        self.limit(budget).min(budget.total - floors)
+    }
+
+    /// Whether so many bytes more stay below its maximum.
+    pub(crate) fn has_room_for(&self, bytes: u64, budget: &Budget) -> bool {
+        bytes <= self.limit(budget) - self.ledger.taken()
     }
 
     /// What cannot be evicted of it, or is promised to it.

@@ -110,14 +110,16 @@ pub enum Error {
     /// An agent of no tokens holds nothing.
     #[error("n_tokens must be at least 1")]
     NoTokens,
-    /// More bytes are given back than were charged.
-    #[error("{requested} {charge} bytes cannot be discharged: {charged} are charged")]
+    /// More bytes or arrays are given back than were charged.
+    #[error("{requested} {charge} {unit} cannot be discharged: {charged} are charged")]
     OverDischarge {
         /// "live" or "staging".
         charge: &'static str,
-        /// Bytes to give back.
+        /// "bytes" or "arrays".
+        unit: &'static str,
+        /// How much is to be given back.
         requested: u64,
-        /// Bytes that are charged.
+        /// How much is charged.
         charged: u64,
     },
     /// The agent holds nothing in this pool.
@@ -174,6 +176,14 @@ pub enum Error {
         /// The most that the pool may take.
         limit: u64,
         /// Bytes of the smallest block.
+        block: u64,
+    },
+    /// The pool may never make as many arrays as one block is made of.
+    #[error("a limit of {limit} arrays does not hold one block: the smallest is made of {block}")]
+    ArraysBelowBlock {
+        /// The most arrays that the pool may make.
+        limit: u64,
+        /// Arrays of the smallest block.
         block: u64,
     },
     /// A minimum above its maximum.

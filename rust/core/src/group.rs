@@ -210,6 +210,10 @@ impl Groups {
         self.0.iter().map(|group| group.spec.bytes_per_block).min().unwrap_or(0)
     }
 
+    pub(crate) fn smallest_block_arrays(&self) -> u64 {
+        self.0.iter().map(|group| group.spec.arrays_per_block.into()).min().unwrap_or(0)
+    }
+
     /// Arrays of all blocks there are, or of the cached ones alone.
     pub(crate) fn arrays(&self, blocks: impl Fn(&Counts) -> u64) -> u64 {
         let arrays = |group: &Group| blocks(&group.counts) * u64::from(group.spec.arrays_per_block);

@@ -22,6 +22,26 @@ impl Charge {
     }
 }
 
+/// A number for each charge.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Charges {
+    live: u64,
+    staging: u64,
+}
+
+impl Charges {
+    pub(crate) fn of(&mut self, charge: Charge) -> &mut u64 {
+        match charge {
+            Charge::Live => &mut self.live,
+            Charge::Staging => &mut self.staging,
+        }
+    }
+
+    pub(crate) fn sum(self) -> u64 {
+        self.live + self.staging
+    }
+}
+
 /// Where a number of bytes is entered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Account {

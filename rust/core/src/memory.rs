@@ -2,14 +2,15 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::blocks::{Blocks, Cost};
+use crate::blocks::Blocks;
 use crate::books::Books;
 use crate::budget::{Budget, Share, Terms};
 use crate::error::Error;
 use crate::group::{GroupSpec, Groups};
+use crate::member::Member;
+use crate::others::Others;
 use crate::pool::Pool;
 use crate::prefix::Index;
-use crate::prefix::order::Dispensable;
 
 /// The most arrays that a pool may make when nobody says otherwise: Metal's limit of buffers.
 pub const DEFAULT_ARRAYS_MAX: u64 = 499_000;
@@ -17,34 +18,6 @@ pub const DEFAULT_ARRAYS_MAX: u64 = 499_000;
 /// The name of one pool of one [`Memory`]; no other pool of the process ever has it.
 #[derive(PartialEq, Eq, Debug)]
 pub struct PoolKey(u64);
-
-#[derive(Debug)]
-struct Member {
-    key: u64,
-    share: Share,
-    blocks: Blocks,
-    index: Index,
-}
-
-impl Member {
-    fn pool<'m>(&'m mut self, budget: &'m mut Budget) -> Pool<'m> {
-        let Self { share, blocks, index, .. } = self;
-        Pool { books: Books { budget, share, blocks }, index }
-    }
-
-    fn evict(&mut self, budget: &mut Budget, bytes: u64) -> bool {
-        let Self { share, blocks, index, .. } = self;
-        Books { budget, share, blocks }.evict(index, Cost { bytes, arrays: 0 })
-    }
-
-    /// How little what goes next is worth; None when nothing may go. What nobody indexes goes before
-    /// everything else.
-    fn least_wanted(&mut self, now: u64) -> Option<(bool, Option<Dispensable>)> {
-        let is_unindexed = self.blocks.eviction.first().is_some();
-        let indexed = self.index.least_wanted(now);
-        (is_unindexed || indexed.is_some()).then_some((is_unindexed, indexed))
-    }
-}
 
 /// One budget of bytes, shared by the pools that were opened in it.
 ///
@@ -125,10 +98,15 @@ impl Memory {
     /// [`Error::PoolClosed`] for a key that is not, or no longer, here.
     #[inline]
     pub fn pool(&mut self, key: &PoolKey) -> Result<Pool<'_>, Error> {
+        let at = self.members.iter().position(|member| member.key == key.0);
+        at.and_then(|at| self.pool_at(at)).ok_or(Error::PoolClosed)
+    }
+
+    #[inline]
+    fn pool_at(&mut self, at: usize) -> Option<Pool<'_>> {
         let Self { budget, members } = self;
-        let member = members.iter_mut().find(|member| member.key == key.0);
-        let Some(member) = member else { return Err(Error::PoolClosed) };
-        Ok(member.pool(budget))
+        let (Member { share, blocks, index, .. }, others) = Others::around(members, at)?;
+        Some(Pool { books: Books { budget, share, blocks }, index, others, has_evicted: false })
     }
 
     /// The budget in bytes.
@@ -160,19 +138,15 @@ impl Memory {
     pub fn evict(&mut self, bytes: u64, spared: Option<&PoolKey>) -> u64 {
         let before = self.budget.reserved();
         let mut stuck: Vec<u64> = spared.map(|key| key.0).into_iter().collect();
-        let now = self.members.iter().map(|member| member.index.now()).max().unwrap_or(0);
+        let Self { budget, members } = self;
+        let mut members = Others::all(members);
+        let now = members.now();
         loop {
-            let gone = before - self.budget.reserved();
+            let gone = before - budget.reserved();
             let Some(missing) = bytes.checked_sub(gone).filter(|missing| *missing > 0) else {
                 return gone;
             };
-            let Self { budget, members } = self;
-            let may_give =
-                members.iter_mut().filter(|m| !stuck.contains(&m.key) && m.share.gives());
-            let found = may_give.filter_map(|member| Some((member.least_wanted(now)?, member)));
-            let Some((_, member)) = found.max_by_key(|(worth, _)| *worth) else {
-                return gone;
-            };
+            let Some((_, member)) = members.least_wanted(now, &stuck) else { return gone };
             if !member.evict(budget, missing) {
                 stuck.push(member.key);
             }
@@ -213,8 +187,9 @@ impl Memory {
         if !self.budget.agrees_with(self.members.iter().map(|member| &member.share)) {
             return Err(Error::Broken { detail: "the shares do not add up to the budget".into() });
         }
-        let Self { budget, members } = self;
-        let mut pools = members.iter_mut();
-        pools.try_for_each(|member| member.pool(budget).check())
+        (0..self.members.len()).try_for_each(|at| {
+            let pool = self.pool_at(at);
+            pool.map_or(Ok(()), |pool| pool.check())
+        })
     }
 }

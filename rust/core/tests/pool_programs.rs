@@ -15,8 +15,8 @@ enum Op {
     FreeAgent { agent: u8 },
     Stage { n: u64, group: usize },
     OnBlocks { verb: Verb, picks: Vec<usize>, fitting: bool },
-    Charge { charge: Charge, bytes: u64 },
-    Discharge { charge: Charge, bytes: u64 },
+    Charge { charge: Charge, bytes: u64, arrays: u64 },
+    Discharge { charge: Charge, bytes: u64, arrays: u64 },
     Drain,
     Reconfigure { window: u64 },
 }
@@ -89,8 +89,10 @@ fn ops() -> impl Strategy<Value = Op> {
         3 => (n(), group).prop_map(|(n, group)| Op::Stage { n, group }),
         9 => (verbs(), vec(0..1000_usize, 0..6), prop::bool::weighted(0.8))
             .prop_map(|(verb, picks, fitting)| Op::OnBlocks { verb, picks, fitting }),
-        1 => (charge(), bytes()).prop_map(|(charge, bytes)| Op::Charge { charge, bytes }),
-        1 => (charge(), bytes()).prop_map(|(charge, bytes)| Op::Discharge { charge, bytes }),
+        1 => (charge(), bytes(), 0..5_u64)
+            .prop_map(|(charge, bytes, arrays)| Op::Charge { charge, bytes, arrays }),
+        1 => (charge(), bytes(), 0..5_u64)
+            .prop_map(|(charge, bytes, arrays)| Op::Discharge { charge, bytes, arrays }),
         1 => Just(Op::Drain),
         1 => (1..5_u64).prop_map(|window| Op::Reconfigure { window }),
     ]
@@ -163,13 +165,14 @@ impl Twins {
                 let ours = verb.run(&mut pool, &native).map_err(|error| refusal(&error));
                 assert_eq!(ours, naive.change(&list, |doing| verb.change(doing)), "{verb:?}");
             }
-            Op::Charge { charge, bytes } => {
-                let ours = pool.charge(*charge, *bytes).map_err(|error| refusal(&error));
-                assert_eq!(ours, naive.charge(*charge, *bytes));
+            Op::Charge { charge, bytes, arrays } => {
+                let ours = pool.charge(*charge, *bytes, *arrays).map_err(|error| refusal(&error));
+                assert_eq!(ours, naive.charge(*charge, *bytes, *arrays));
             }
-            Op::Discharge { charge, bytes } => {
-                let ours = pool.discharge(*charge, *bytes).map_err(|error| refusal(&error));
-                assert_eq!(ours, naive.discharge(*charge, *bytes));
+            Op::Discharge { charge, bytes, arrays } => {
+                let ours =
+                    pool.discharge(*charge, *bytes, *arrays).map_err(|error| refusal(&error));
+                assert_eq!(ours, naive.discharge(*charge, *bytes, *arrays));
             }
             Op::Drain => {
                 let evicted: Vec<_> = naive.evicted.drain(..).map(|at| ids[at]).collect();

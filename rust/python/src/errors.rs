@@ -78,9 +78,12 @@ pub(crate) fn raise(py: Python<'_>, error: Error) -> PyErr {
         | Error::RepeatedBlock { id }
         | Error::WrongState { id, .. }
         | Error::TooManyLeases { id } => (Class::BlockOperation, block(*id)),
-        Error::OverDischarge { requested, charged, .. } => {
-            let facts = vec![("bytes_requested", *requested), ("bytes_charged", *charged)];
-            (Class::BlockOperation, facts)
+        Error::OverDischarge { unit, requested, charged, .. } => {
+            let names = match *unit {
+                "arrays" => ["arrays_requested", "arrays_charged"],
+                _ => ["bytes_requested", "bytes_charged"],
+            };
+            (Class::BlockOperation, names.into_iter().zip([*requested, *charged]).collect())
         }
         Error::UnknownGroup { .. }
         | Error::UnknownCharge { .. }
@@ -109,6 +112,7 @@ pub(crate) fn raise(py: Python<'_>, error: Error) -> PyErr {
         | Error::ZeroCap { .. }
         | Error::EmptyBudget
         | Error::HugeBudget
+        | Error::ArraysBelowBlock { .. }
         | Error::MinimumAboveMaximum { .. }
         | Error::PoolNumbersExhausted
         | Error::PoolClosed => (Class::PoolConfiguration, vec![]),

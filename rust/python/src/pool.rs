@@ -1,5 +1,6 @@
 //! `Pool`: the core's pool behind the lock, ids as Python integers.
 
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use semantic_core::{BlockId, Error, Memory, PoolKey, Terms};
@@ -72,6 +73,29 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// Take something. Who holds the tensors of blocks that had to go for it is told once the lock is
+    /// given back; what was taken is never lost for it.
+    #[inline]
+    fn taking<R: Send>(
+        slf: &Bound<'_, Self>,
+        is_long: bool,
+        take: impl FnOnce(&mut semantic_core::Pool<'_>) -> Result<R, Error> + Send,
+    ) -> PyResult<R> {
+        let (py, pool) = (slf.py(), slf.get());
+        let work = |mut pool: semantic_core::Pool<'_>| {
+            let taken = take(&mut pool)?;
+            Ok((taken, pool.has_evicted()))
+        };
+        let (taken, has_evicted) =
+            if is_long { pool.long(py, work) } else { pool.brief(py, work) }?;
+        if has_evicted && let Err(error) = slf.call_method0(intern!(py, "on_evicted")) {
+            error.write_unraisable(py, Some(slf));
+        }
+        Ok(taken)
+    }
+}
+
 pub(crate) fn id_list(py: Python<'_>, ids: Vec<BlockId>) -> PyResult<Bound<'_, PyList>> {
     PyList::new(py, ids.into_iter().map(BlockId::raw))
 }
@@ -105,30 +129,28 @@ impl Pool {
     #[pyo3(signature = (n, layer_type=Name("global"), agent_id=Name("default")),
            text_signature = "($self, n, layer_type='global', agent_id='default')")]
     fn allocate<'py>(
-        &self,
-        py: Python<'py>,
+        slf: &Bound<'py, Self>,
         n: Count,
         layer_type: Name<'_>,
         agent_id: Name<'_>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let work = |mut pool: semantic_core::Pool<'_>| {
+        let ids = Self::taking(slf, n.0 > MANY_BLOCKS as u64, |pool| {
             let group = pool.group(layer_type.0)?;
             pool.allocate(n.0, group, agent_id.0)
-        };
-        let ids =
-            if n.0 > MANY_BLOCKS as u64 { self.long(py, work) } else { self.brief(py, work) }?;
-        id_list(py, ids)
+        })?;
+        id_list(slf.py(), ids)
     }
 
     fn extend_agent<'py>(
-        &self,
-        py: Python<'py>,
+        slf: &Bound<'py, Self>,
         agent_id: Name<'_>,
         n_tokens: Count,
     ) -> PyResult<(u64, Bound<'py, PyDict>)> {
-        let work = |mut pool: semantic_core::Pool<'_>| pool.allocate_tokens(agent_id.0, n_tokens.0);
+        let py = slf.py();
         let is_long = n_tokens.0 / semantic_core::BLOCK_TOKENS > MANY_BLOCKS as u64;
-        let holding = if is_long { self.long(py, work) } else { self.brief(py, work) }?;
+        let work =
+            |pool: &mut semantic_core::Pool<'_>| pool.allocate_tokens(agent_id.0, n_tokens.0);
+        let holding = Self::taking(slf, is_long, work)?;
         let blocks = PyDict::new(py);
         for (group, ids) in holding.blocks {
             blocks.set_item(group, id_list(py, ids)?)?;
@@ -147,18 +169,15 @@ impl Pool {
     // Blocks with content -------------------------------------------------------------------------
 
     fn stage<'py>(
-        &self,
-        py: Python<'py>,
+        slf: &Bound<'py, Self>,
         layer_type: Name<'_>,
         n: Count,
     ) -> PyResult<Bound<'py, PyList>> {
-        let work = |mut pool: semantic_core::Pool<'_>| {
+        let ids = Self::taking(slf, n.0 > MANY_BLOCKS as u64, |pool| {
             let group = pool.group(layer_type.0)?;
             pool.stage(&[(group, n.0)])
-        };
-        let ids =
-            if n.0 > MANY_BLOCKS as u64 { self.long(py, work) } else { self.brief(py, work) }?;
-        id_list(py, ids)
+        })?;
+        id_list(slf.py(), ids)
     }
 
     fn abandon(&self, py: Python<'_>, ids: Ids) -> PyResult<()> {
@@ -195,15 +214,32 @@ impl Pool {
 
     // Plain bytes ---------------------------------------------------------------------------------
 
-    #[pyo3(text_signature = "($self, kind, n_bytes)")]
-    fn charge(&self, py: Python<'_>, kind: Name<'_>, n_bytes: Count) -> PyResult<()> {
-        self.brief(py, |mut pool| pool.charge(kind.charge()?, n_bytes.0))
+    #[pyo3(signature = (kind, n_bytes, n_arrays=Count(0)),
+           text_signature = "($self, kind, n_bytes, n_arrays=0)")]
+    fn charge(
+        slf: &Bound<'_, Self>,
+        kind: Name<'_>,
+        n_bytes: Count,
+        n_arrays: Count,
+    ) -> PyResult<()> {
+        Self::taking(slf, false, |pool| pool.charge(kind.charge()?, n_bytes.0, n_arrays.0))
     }
 
-    #[pyo3(text_signature = "($self, kind, n_bytes)")]
-    fn discharge(&self, py: Python<'_>, kind: Name<'_>, n_bytes: Count) -> PyResult<()> {
-        self.brief(py, |mut pool| pool.discharge(kind.charge()?, n_bytes.0))
+    #[pyo3(signature = (kind, n_bytes, n_arrays=Count(0)),
+           text_signature = "($self, kind, n_bytes, n_arrays=0)")]
+    fn discharge(
+        &self,
+        py: Python<'_>,
+        kind: Name<'_>,
+        n_bytes: Count,
+        n_arrays: Count,
+    ) -> PyResult<()> {
+        self.brief(py, |mut pool| pool.discharge(kind.charge()?, n_bytes.0, n_arrays.0))
     }
+
+    // Called by name, so that a subclass can be the one who is told.
+    #[expect(clippy::unused_self, reason = "a method of the class in Python")]
+    fn on_evicted(&self) {}
 
     // Readings ------------------------------------------------------------------------------------
 
@@ -217,6 +253,10 @@ impl Pool {
 
     fn total_memory(&self, py: Python<'_>) -> PyResult<u64> {
         self.brief(py, |pool| Ok(pool.total()))
+    }
+
+    fn most_memory(&self, py: Python<'_>) -> PyResult<u64> {
+        self.brief(py, |pool| Ok(pool.most()))
     }
 
     #[pyo3(signature = (layer_type=Name("global")), text_signature = "($self, layer_type='global')")]

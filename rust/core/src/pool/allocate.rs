@@ -1,7 +1,7 @@
 //! Blocks of agents: taken one group at a time or by tokens, and given back.
 
 use crate::agent::{Agent, AgentIndex};
-use crate::blocks::{Blocks, Want, Wanted};
+use crate::blocks::{Blocks, Cost, Want, Wanted};
 use crate::error::Error;
 use crate::group::{BLOCK_TOKENS, GroupId};
 use crate::id::{BlockId, SlotIndex};
@@ -60,7 +60,7 @@ impl Pool<'_> {
         if n == 0 {
             return Ok(Vec::new());
         }
-        self.make_room(&[(group, n)], 0)?;
+        self.make_room(&[(group, n)], Cost::default())?;
         let agent = self.books.blocks.agents.enter(agent, self.books.blocks.groups.len());
         Ok(self.grant(group, n, agent))
     }
@@ -96,7 +96,7 @@ impl Pool<'_> {
     /// ```
     pub fn allocate_tokens(&mut self, agent: &str, n_tokens: u64) -> Result<AgentHolding, Error> {
         let wants = self.wants(named(agent)?, n_tokens)?;
-        self.make_room(&wants, 0)?;
+        self.make_room(&wants, Cost::default())?;
         let index = self.books.blocks.agents.enter(agent, self.books.blocks.groups.len());
         for (group, n) in wants {
             self.grant(group, n, index);
@@ -128,7 +128,8 @@ impl Pool<'_> {
         let fits = |agents: u64| {
             let all = wants.iter().map(|&(group, n)| Some((group, n.checked_mul(agents)?)));
             let all: Option<Vec<Want>> = all.collect();
-            all.is_some_and(|all| self.books.admit(&all, 0).is_ok())
+            let available = self.available();
+            all.is_some_and(|all| self.books.admit(&all, Cost::default(), available).is_ok())
         };
         let Some(one) = self.books.blocks.cost(&wants) else { return Ok(0) };
         let (mut fit, mut beyond) = (0, self.available() / one.bytes + 1);

@@ -10,10 +10,12 @@ mod seal;
 
 pub use allocate::AgentHolding;
 
-use crate::blocks::{Blocks, Want};
+use crate::blocks::{Blocks, Cost, Want};
 use crate::books::Books;
 use crate::error::Error;
 use crate::group::{GroupId, GroupSpec, Groups};
+use crate::member::least_wanted;
+use crate::others::Others;
 use crate::prefix::{Index, Prefixes};
 use crate::usage::{GroupUsage, Usage};
 
@@ -22,6 +24,8 @@ use crate::usage::{GroupUsage, Usage};
 pub struct Pool<'m> {
     pub(crate) books: Books<'m>,
     pub(crate) index: &'m mut Index,
+    pub(crate) others: Others<'m>,
+    pub(crate) has_evicted: bool,
 }
 
 impl Pool<'_> {
@@ -47,17 +51,31 @@ impl Pool<'_> {
         self.books.share.ledger().used()
     }
 
-    /// Bytes that are free or evictable. `used + available == total`, always.
+    /// Bytes that are free or evictable, in this pool or in others. `used + available == total`,
+    /// always.
     #[must_use]
     pub fn available(&self) -> u64 {
-        self.books.share.available(self.books.budget)
+        self.total() - self.used()
     }
 
     /// Bytes that the pool has or could have now. Without other pools, the budget; with them, what
-    /// they have not taken and were not promised.
+    /// they do not use and were not promised.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.used() + self.available()
+        self.books.share.total(self.books.budget, self.others.floors())
+    }
+
+    /// The most that [`total`](Self::total) can become without another budget: when nobody holds
+    /// anything.
+    #[must_use]
+    pub fn most(&self) -> u64 {
+        self.books.share.most(self.books.budget)
+    }
+
+    /// Whether blocks had to go, here or in other pools, since this pool was borrowed.
+    #[must_use]
+    pub fn has_evicted(&self) -> bool {
+        self.has_evicted
     }
 
     /// Blocks of `group` that could be taken now, one group alone.
@@ -87,7 +105,7 @@ impl Pool<'_> {
         });
         Usage {
             total: self.total(),
-            free: self.books.share.free(self.books.budget),
+            free: self.total() - ledger.taken(),
             held: ledger.held,
             live: ledger.live,
             staging: ledger.staging(),
@@ -109,7 +127,7 @@ impl Pool<'_> {
     /// opening a pool with these groups would have.
     pub fn reconfigure(&mut self, groups: Vec<GroupSpec>) -> Result<(), Error> {
         let ledger = self.books.share.ledger();
-        if ledger.used() > 0 {
+        if ledger.used() > 0 || self.books.blocks.arrays_charged.sum() > 0 {
             let (held, live, staging) = (ledger.held, ledger.live, ledger.staging());
             return Err(Error::InUse { held, live, staging });
         }
@@ -132,8 +150,55 @@ impl Pool<'_> {
         Prefixes { books: Books { budget, share, blocks }, index: self.index }
     }
 
-    /// Admit, and evict until the request fits into what is free.
-    fn make_room(&mut self, wants: &[Want], extra_bytes: u64) -> Result<(), Error> {
-        self.books.make_room(self.index, wants, extra_bytes)
+    /// Admit, and evict until the request fits into what is free: the least wanted first, whosever
+    /// it is; of equals, this pool's own.
+    fn make_room(&mut self, wants: &[Want], beside: Cost) -> Result<(), Error> {
+        if self.books.is_free(wants, beside) {
+            return Ok(());
+        }
+        let cost = self.books.admit(wants, beside, self.available())?;
+        let mut stuck = Stuck::default();
+        loop {
+            let missing = self.books.missing(cost);
+            if missing == Cost::default() {
+                return Ok(());
+            }
+            if !self.evict_least_wanted(cost, missing, &mut stuck) {
+                // Everything cached can be evicted; if ever it could not, nothing is overdrawn.
+                return Err(Error::BytesExhausted {
+                    requested: cost.bytes,
+                    available: self.books.free(),
+                });
+            }
+        }
     }
+
+    /// Let go of what goes next; false when nothing may go.
+    fn evict_least_wanted(&mut self, cost: Cost, missing: Cost, stuck: &mut Stuck) -> bool {
+        let Self { books, index, others, has_evicted } = self;
+        let now = index.now().max(others.now());
+        let own = if stuck.own { None } else { least_wanted(books.blocks, index, now) };
+        // Arrays, and what is beyond its maximum, can come from its own blocks alone.
+        let is_own_affair =
+            missing.arrays > 0 || !books.share.has_room_for(cost.bytes, books.budget);
+        let theirs = others.least_wanted(now, &stuck.others).filter(|_| !is_own_affair);
+        match (own, theirs) {
+            (own, Some((worth, member))) if own.is_none_or(|own| own < worth) => {
+                if !member.evict(books.budget, missing.bytes) {
+                    stuck.others.push(member.key);
+                }
+            }
+            (Some(_), _) => stuck.own = !books.evict(index, missing),
+            (None, _) => return false,
+        }
+        *has_evicted = true;
+        true
+    }
+}
+
+/// Who has nothing more to give, whatever its books say.
+#[derive(Default)]
+struct Stuck {
+    own: bool,
+    others: Vec<u64>,
 }

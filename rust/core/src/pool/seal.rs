@@ -10,7 +10,7 @@
 
 use std::num::NonZeroU32;
 
-use crate::blocks::{Want, Wanted};
+use crate::blocks::{Cost, Want, Wanted};
 use crate::error::Error;
 use crate::group::GroupId;
 use crate::id::BlockId;
@@ -54,6 +54,7 @@ impl Pool<'_> {
             self.books.blocks.groups.get(group)?;
         }
         let wants: Vec<Want> = wants.iter().copied().filter(|want| want.1 > 0).collect();
+        self.make_room(&wants, Cost::default())?;
         self.books.stage(self.index, &wants)
     }
 

@@ -38,6 +38,8 @@ pub(crate) struct NaivePool {
     pub(crate) blocks: Vec<Block>,
     pub(crate) live: u64,
     pub(crate) staging: u64,
+    /// Arrays charged as live and as staging.
+    pub(crate) arrays: [u64; 2],
     pub(crate) evicted: Vec<usize>,
     clock: u64,
 }
@@ -45,7 +47,8 @@ pub(crate) struct NaivePool {
 impl NaivePool {
     pub(crate) fn new(groups: Vec<GroupSpec>, total: u64, arrays_max: u64) -> Self {
         let (blocks, evicted) = (Vec::new(), Vec::new());
-        Self { groups, total, arrays_max, blocks, live: 0, staging: 0, evicted, clock: 0 }
+        let arrays = [0; 2];
+        Self { groups, total, arrays_max, blocks, live: 0, staging: 0, arrays, evicted, clock: 0 }
     }
 
     pub(crate) fn bytes(&self, counts: impl Fn(&Doing) -> bool) -> u64 {
@@ -76,7 +79,7 @@ impl NaivePool {
     pub(crate) fn arrays_free(&self) -> u64 {
         let there = self.blocks.iter().filter(|block| block.doing != Doing::Gone);
         let arrays = there.map(|block| u64::from(self.groups[block.group].arrays_per_block));
-        self.arrays_max - arrays.sum::<u64>()
+        self.arrays_max - arrays.sum::<u64>() - self.arrays.iter().sum::<u64>()
     }
 
     pub(crate) fn held_by(&self, agent: u8, group: usize) -> Vec<usize> {
@@ -95,7 +98,12 @@ impl NaivePool {
         victims
     }
 
-    fn make_room(&mut self, wants: &[(usize, u64)], extra: u64) -> Result<(), Refusal> {
+    fn make_room(
+        &mut self,
+        wants: &[(usize, u64)],
+        extra: u64,
+        extra_arrays: u64,
+    ) -> Result<(), Refusal> {
         let bytes = |&(group, n): &(usize, u64)| self.groups[group].bytes_per_block.checked_mul(n);
         let sum = wants.iter().try_fold(extra, |sum, want| sum.checked_add(bytes(want)?));
         let requested = sum.unwrap_or(u64::MAX);
@@ -105,7 +113,7 @@ impl NaivePool {
         }
         let arrays =
             |&(group, n): &(usize, u64)| n * u64::from(self.groups[group].arrays_per_block);
-        let arrays: u64 = wants.iter().map(arrays).sum();
+        let arrays = extra_arrays + wants.iter().map(arrays).sum::<u64>();
         let mut tried = self.clone();
         while requested > tried.free() || arrays > tried.arrays_free() {
             let Some(&victim) = tried.victims().first() else { return Err(Refusal::Arrays) };
@@ -131,7 +139,7 @@ impl NaivePool {
     ) -> Result<Vec<usize>, Refusal> {
         let cap = self.groups[group].max_blocks_per_agent.unwrap_or(u64::MAX);
         let n = n.min(cap - self.held_by(agent, group).len() as u64);
-        self.make_room(&[(group, n)], 0)?;
+        self.make_room(&[(group, n)], 0, 0)?;
         Ok(self.add(group, n, &Doing::Held { agent }))
     }
 
@@ -152,7 +160,7 @@ impl NaivePool {
             return Err(Refusal::Other);
         }
         let wants = self.lacks(agent, n_tokens);
-        self.make_room(&wants, 0)?;
+        self.make_room(&wants, 0, 0)?;
         for (group, n) in wants {
             self.add(group, n, &Doing::Held { agent });
         }
@@ -171,7 +179,7 @@ impl NaivePool {
     }
 
     pub(crate) fn stage(&mut self, n: u64, group: usize) -> Result<Vec<usize>, Refusal> {
-        self.make_room(&[(group, n)], 0)?;
+        self.make_room(&[(group, n)], 0, 0)?;
         Ok(self.add(group, n, &Doing::Staged))
     }
 
@@ -198,28 +206,45 @@ impl NaivePool {
         Ok(())
     }
 
-    pub(crate) fn charge(&mut self, charge: Charge, bytes: u64) -> Result<(), Refusal> {
-        self.make_room(&[], bytes)?;
-        *self.charged(charge) += bytes;
+    pub(crate) fn charge(
+        &mut self,
+        charge: Charge,
+        bytes: u64,
+        arrays: u64,
+    ) -> Result<(), Refusal> {
+        self.make_room(&[], bytes, arrays)?;
+        let (charged, of_arrays) = self.charged(charge);
+        *charged += bytes;
+        *of_arrays += arrays;
         Ok(())
     }
 
-    pub(crate) fn discharge(&mut self, charge: Charge, bytes: u64) -> Result<(), Refusal> {
-        let charged = self.charged(charge);
-        *charged = charged.checked_sub(bytes).ok_or(Refusal::Other)?;
+    pub(crate) fn discharge(
+        &mut self,
+        charge: Charge,
+        bytes: u64,
+        arrays: u64,
+    ) -> Result<(), Refusal> {
+        let (charged, of_arrays) = self.charged(charge);
+        if bytes > *charged || arrays > *of_arrays {
+            return Err(Refusal::Other);
+        }
+        *charged -= bytes;
+        *of_arrays -= arrays;
         Ok(())
     }
 
-    fn charged(&mut self, charge: Charge) -> &mut u64 {
+    fn charged(&mut self, charge: Charge) -> (&mut u64, &mut u64) {
+        let [live, staging] = &mut self.arrays;
         match charge {
-            Charge::Live => &mut self.live,
-            Charge::Staging => &mut self.staging,
+            Charge::Live => (&mut self.live, live),
+            Charge::Staging => (&mut self.staging, staging),
         }
     }
 
     pub(crate) fn reconfigure(&mut self, groups: Vec<GroupSpec>) -> Result<(), Refusal> {
         let fits = groups.iter().any(|group| group.bytes_per_block <= self.total);
-        if self.held() + self.live + self.staging() > 0 || !fits {
+        if self.held() + self.live + self.staging() + self.arrays.iter().sum::<u64>() > 0 || !fits {
             return Err(Refusal::Other);
         }
         for victim in self.victims() {

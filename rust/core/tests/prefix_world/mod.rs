@@ -203,10 +203,10 @@ impl World {
             Op::MakeRoom(n_bytes) => {
                 let mut pool = self.pool();
                 let available = pool.available();
-                let made = pool.charge(Charge::Live, *n_bytes);
+                let made = pool.charge(Charge::Live, *n_bytes, 0);
                 assert_eq!(made.is_ok(), *n_bytes <= available);
                 if made.is_ok() {
-                    pool.discharge(Charge::Live, *n_bytes).unwrap();
+                    pool.discharge(Charge::Live, *n_bytes, 0).unwrap();
                 }
                 vec![u64::from(made.is_ok())]
             }
