@@ -318,9 +318,7 @@ class Pool:
             BlockOperationError: A negative number, or another kind.
         """
 
-    def discharge(
-        self, kind: Literal["live", "staging"], n_bytes: int, n_arrays: int = 0
-    ) -> None:
+    def discharge(self, kind: Literal["live", "staging"], n_bytes: int, n_arrays: int = 0) -> None:
         """Take charged bytes and arrays off again.
 
         Raises:
@@ -343,7 +341,7 @@ class Pool:
         """
 
     def most_memory(self) -> int:
-        """The most that `total_memory()` can become with this budget: when nobody holds anything."""
+        """The most that `total_memory()` can become with this budget."""
 
     def available_blocks(self, layer_type: str = "global") -> int:
         """Blocks of one group that could be taken now, that group alone.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from threading import TIMEOUT_MAX
 from typing import ClassVar
 
+from semantic.application.admission import Admission, Request
 from semantic.application.clock import SystemClock
 from semantic.application.counted_store import CountedStore
 from semantic.application.counters import Counters, FailureCallback
@@ -15,17 +17,18 @@ from semantic.application.gate import Gate
 from semantic.application.lease import Lease
 from semantic.application.no_mlx import NoBlockMemory, NoMaterialiser, NoSpecSource
 from semantic.application.resources import Resources, stats_of
-from semantic.application.sealed_blocks import Hold, SealedBlocks
+from semantic.application.sealed_blocks import SealedBlocks
 from semantic.application.store_tier import StoreTier
 from semantic.application.store_writer import StoreWriter
-from semantic.domain._check import agent_name
+from semantic.domain._check import agent_name, seconds
 from semantic.domain.checkpoints import CheckpointPolicy
 from semantic.domain.errors import (
     AgentNotFoundError,
     BlockValidationError,
     CachePersistenceError,
     PoolConfigurationError,
-    PoolExhaustedError,
+    SemanticError,
+    UnsupportedCacheError,
 )
 from semantic.domain.growth import DEFAULT_PREFILL_STEP
 from semantic.domain.identity import KEY_BYTES, Namespace
@@ -43,9 +46,6 @@ from semantic.ports.outbound import (
 )
 
 __all__ = ["CacheManager"]
-
-_WAIT_POLL_SECONDS = 0.05
-"""How often a waiting admission looks again: another pool may free bytes without telling us."""
 
 
 class CacheManager:
@@ -69,11 +69,13 @@ class CacheManager:
         clock: Time, for tests.
         key_bytes: Bytes of a block's key that are used, for tests that make keys collide.
         block_memory: The bytes of blocks, for a store. None: MLX's.
-        lease_timeout: Seconds after the last call on a lease at which, when memory is short or the
-            model is swapped, its owner is taken for dead and the lease is aborted; None: never.
+        lease_timeout: Seconds after the last call on a lease at which, when memory is short in any
+            memory of the budget or the model is swapped, its owner is taken for dead and the lease
+            is aborted; None: never.
 
     Raises:
-        PoolConfigurationError: A pool of another spec, or a store without a namespace.
+        PoolConfigurationError: A pool of another spec, a store without a namespace, or a
+            `lease_timeout` that is no time.
     """
 
     _default_materialiser: ClassVar[type[Materialiser]] = NoMaterialiser
@@ -103,8 +105,16 @@ class CacheManager:
         if not isinstance(given, EvictionPolicy | None):
             raise PoolConfigurationError(f"policy must be an EvictionPolicy, not {given!r}")
         self._clock = clock or SystemClock()
+        if lease_timeout is not None:
+            lease_timeout = seconds(
+                lease_timeout,
+                "lease_timeout",
+                PoolConfigurationError,
+                is_positive=True,
+                may_be_endless=True,
+            )
         self._lease_timeout = lease_timeout
-        self._gate = Gate(self._clock)
+        self._gate = Gate(self._clock, pool.budget.line)
         self._sealed = partial(
             SealedBlocks,
             policy=policy,
@@ -126,7 +136,7 @@ class CacheManager:
                 writer=writer,
             )
         sealed, tier = self._sealed_and_tier(spec, pool, namespace)
-        self._memory = Resources(
+        memory = Resources(
             spec,
             pool,
             sealed,
@@ -135,6 +145,8 @@ class CacheManager:
             checkpoints or CheckpointPolicy(),
             tier,
         )
+        self._admission = Admission(memory, self._gate, self._clock)
+        pool.budget.join(self)
 
     def _check_namespace(self, namespace: Namespace | None) -> None:
         if self._tier is not None and namespace is None:
@@ -148,6 +160,10 @@ class CacheManager:
         self._check_namespace(namespace)
         sealed = self._sealed(spec, pool, namespace or Namespace.private())
         return sealed, None if self._tier is None else self._tier(spec, sealed)
+
+    @property
+    def _memory(self) -> Resources:
+        return self._admission.memory
 
     @property
     def spec(self) -> ModelCacheSpec:
@@ -170,11 +186,17 @@ class CacheManager:
     ) -> Lease:
         """Start a turn: find the longest valid hit, hold it, and charge what the turn needs.
 
+        Who has to wait stands in one line with all who wait for bytes of the same budget, whichever
+        memory they ask: first come, first served, so that every request that fits alone gets
+        through. Nobody overtakes, also who does not wait at all; except that a memory which is
+        being swapped, or which is full by itself, holds up no other.
+
         Args:
             agent_id: Who runs.
             tokens: The whole prompt; at least one token of it is left to compute.
             max_new_tokens: Tokens that may be decoded; `Lease.grow` asks for more later.
-            prefill_step: Tokens per prefill step, which sets the peak of sliding windows.
+            prefill_step: Tokens per prefill step, which sets the peak of sliding windows. Where
+                memory is short it is halved, down to 256: prefill by `Lease.prefill_step`.
             wait: Seconds to wait for memory; None does not wait.
 
         Returns:
@@ -182,91 +204,20 @@ class CacheManager:
 
         Raises:
             PoolExhaustedError: The live peak does not fit, not even after evicting all that may
-                go; `bytes_short` says by how much. Nothing has changed.
-            BlockValidationError: An empty prompt or agent id.
+                go; `bytes_short` says by how much, `bytes_ahead` what those need who wait already.
+                Raised at once, and with `can_ever_fit` False, when waiting cannot help. Nothing
+                has changed.
+            BlockValidationError: An empty prompt or agent id, or a `wait` that is no time.
+            ModelSpecValidationError: `max_new_tokens` or `prefill_step` are no such numbers.
             PoolConfigurationError: The pool serves another model by now.
         """
         agent_name(agent_id)
         prompt = TokenIds(tokens)
         if not prompt:
             raise BlockValidationError("tokens must not be empty")
-        deadline = self._clock.monotonic() + (wait or 0.0)
-        with self._gate.admission(deadline):
-            while True:
-                try:
-                    lease = self._admit(agent_id, prompt, max_new_tokens, prefill_step)
-                except PoolExhaustedError:
-                    if self.expire_leases():
-                        continue
-                    remaining = deadline - self._clock.monotonic()
-                    if remaining <= 0:
-                        raise
-                    self._gate.wait(min(remaining, _WAIT_POLL_SECONDS))
-                else:
-                    self._memory.counters.request(
-                        len(prompt), lease.cached_tokens, lease.matched_tokens
-                    )
-                    if self._memory.tier is not None:
-                        self._memory.tier.admitted(agent_id)
-                    return lease
-
-    def _admit(
-        self, agent_id: str, prompt: TokenIds, max_new_tokens: int, prefill_step: int
-    ) -> Lease:
-        if self._memory.pool.spec != self._memory.spec:
-            raise PoolConfigurationError(
-                "the pool was reconfigured: make a CacheManager for its new spec"
-            )
-        hold = self._hold(agent_id, prompt)
-        try:
-            return self._charged(agent_id, prompt, hold, max_new_tokens, prefill_step)
-        except PoolExhaustedError:
-            waited = self._memory.tier is not None and self._memory.tier.writer.let_go()
-            if not hold.n_tokens and not waited:
-                raise
-        # Holding the hit may be what leaves too little: served without it, it may be evicted.
-        return self._charged(agent_id, prompt, Hold(), max_new_tokens, prefill_step)
-
-    def _hold(self, agent_id: str, prompt: TokenIds) -> Hold:
-        """The longest hit in memory, after what is stored beyond it has come back."""
-        hold = self._memory.sealed.hold(prompt)
-        tier = self._memory.tier
-        if tier is not None and tier.fetch(prompt, hold.n_tokens, agent_id):
-            self._memory.sealed.release(hold)
-            hold = self._memory.sealed.hold(prompt)
-        return hold
-
-    def _charged(
-        self, agent_id: str, prompt: TokenIds, hold: Hold, max_new_tokens: int, prefill_step: int
-    ) -> Lease:
-        """A lease over `hold`, its live peak charged; on failure the hold is given back."""
-        charged = 0
-        try:
-            peak = self._memory.spec.live_peak_bytes(
-                len(prompt),
-                prefill_step,
-                cached_tokens=hold.n_tokens,
-                new_tokens=max_new_tokens,
-            )
-            self._memory.sealed.charge(peak)
-            charged = peak
-            self._memory.sealed.used(hold, agent_id)
-            lease = Lease(
-                self._memory,
-                agent_id,
-                prompt,
-                hold,
-                live_bytes=peak,
-                prefill_step=prefill_step,
-                on_end=self._gate.leave,
-                clock=self._clock,
-            )
-            self._gate.enter(lease)
-        except BaseException:
-            self._memory.sealed.release(hold)
-            self._memory.pool.discharge("live", charged)
-            raise
-        return lease
+        patience = 0.0 if wait is None else _patience(wait)
+        request = Request(agent_id, prompt, max_new_tokens, prefill_step)
+        return self._admission.admit(request, patience)
 
     def expire_leases(self) -> int:
         """Abort the leases of which nothing was heard for `lease_timeout`; how many those were.
@@ -275,27 +226,35 @@ class CacheManager:
         """
         if self._lease_timeout is None:
             return 0
-        idle = self._gate.idle(self._lease_timeout)
-        for lease in idle:
-            lease.abort()
+        expired = self._gate.expire(self._lease_timeout)
+        for lease in expired:
             self._memory.counters.failure("lease_expired", f"of agent {lease.agent_id!r}")
-        return len(idle)
+        return len(expired)
 
     def swap(
         self,
-        model: object,
+        model: object = None,
         *,
+        load: Callable[[], object] | None = None,
         namespace: Namespace | None = None,
         wait: float = 0.0,
         drain: Callable[[Lease], None] | None = None,
     ) -> None:
         """Serve another model from now on, with the same bytes.
 
-        Nobody is admitted meanwhile. What is cached of the old model goes from memory, and stays in
-        the store where there is one, to be found when it is swapped back.
+        Nobody is admitted meanwhile; who waits, waits on. What is cached of the old model goes from
+        memory, and stays in the store where there is one, to be found when it is swapped back.
+
+        With `model`, both models are there at once. With `load`, everything of the old one's cache
+        is released first; let go of its weights in `load`, before the next ones are read.
+
+        Whatever fails, the old model is served on, with the same bytes. Up to the loading nothing
+        is lost of what was cached, but what `drain` has ended has ended; after it, what is not in
+        a store is lost.
 
         Args:
             model: The next model, or its `ModelCacheSpec`.
+            load: Instead of `model`: returns it, on this thread, once nothing is held any more.
             namespace: Whose blocks the next model's are; None: a fresh random one.
             wait: Seconds to wait for running leases, and for what is still to be stored.
             drain: Called with each running lease, to commit and release it. Commits call MLX: swap
@@ -303,25 +262,40 @@ class CacheManager:
 
         Raises:
             PoolConfigurationError: Leases still run, or blocks are held outside of this memory, or
-                the pool cannot serve the model. The old model is served on.
+                the pool cannot serve the model; or not exactly one of `model` and `load`.
+            UnsupportedCacheError: What was given cannot be probed.
+            BlockValidationError: A `wait` that is no time.
             CachePersistenceError: What is to be stored was not stored within `wait` seconds.
+            Exception: What `drain` or `load` raised.
         """
-        spec = model if isinstance(model, ModelCacheSpec) else self._probed(model)
+        if (model is None) == (load is None):
+            raise PoolConfigurationError("swap needs a model, or load= to load one")
+        wait = _patience(wait)
         self._check_namespace(namespace)
-        self._memory.pool.check_spec(spec)
+        if load is None:
+            spec = self._probed(model)
+            self._memory.pool.check_spec(spec)
         deadline = self._clock.monotonic() + wait
         self.expire_leases()
         with self._gate.closed(wait, drain):
-            if not self.flush(max(0.0, deadline - self._clock.monotonic())):
+            if not self.flush(min(max(0.0, deadline - self._clock.monotonic()), TIMEOUT_MAX)):
                 raise CachePersistenceError("turns are still being stored: wait longer")
-            self._swapped(spec, namespace)
+            self._release()
+            if load is not None:
+                spec = self._probed(load())
+            self._take_over(spec, namespace)
 
-    def _swapped(self, spec: ModelCacheSpec, namespace: Namespace | None) -> None:
-        old, pool = self._memory, self._memory.pool
-        taken = pool.snapshot()
+    def _release(self) -> None:
+        """Give up what is cached, in all namespaces of the pool."""
+        memory = self._memory
+        taken = memory.pool.snapshot()
         if taken.held or taken.live or taken.staging:
             raise PoolConfigurationError("blocks of the pool are held outside of this memory")
-        old.sealed.clear()
+        memory.sealed.clear()
+        memory.sealed.evict_bytes(memory.pool.snapshot().cached)
+
+    def _take_over(self, spec: ModelCacheSpec, namespace: Namespace | None) -> None:
+        old, pool = self._memory, self._memory.pool
         pool.reconfigure(spec)
         pool.contents.clear()
         try:
@@ -329,12 +303,21 @@ class CacheManager:
         except BaseException:
             pool.reconfigure(old.spec)
             sealed, tier = self._sealed_and_tier(old.spec, pool, old.sealed.namespace)
-            self._memory = replace(old, sealed=sealed, tier=tier)
+            self._admission.memory = replace(old, sealed=sealed, tier=tier)
             raise
-        self._memory = replace(old, spec=spec, sealed=sealed, tier=tier)
+        self._admission.memory = replace(old, spec=spec, sealed=sealed, tier=tier)
 
     def _probed(self, model: object) -> ModelCacheSpec:
-        return self._default_spec_source().probe(model)
+        if isinstance(model, ModelCacheSpec):
+            return model
+        try:
+            return self._default_spec_source().probe(model)
+        except SemanticError:
+            raise
+        except Exception as error:
+            raise UnsupportedCacheError(
+                f"no model that can be probed, nor a ModelCacheSpec: {type(model).__name__}"
+            ) from error
 
     def forget(self, agent_id: str) -> int:
         """Forget what an agent published and nobody else needs.
@@ -430,3 +413,7 @@ class CacheManager:
         Call it on the thread that generates.
         """
         return self._memory.materialiser.extract(batch_caches, row)
+
+
+def _patience(wait: float) -> float:
+    return seconds(wait, "wait", BlockValidationError, may_be_endless=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
+from typing import Literal
 
 from semantic.application.publish import publish_caches
 from semantic.application.resources import Resources
 from semantic.application.restore import restored
 from semantic.application.sealed_blocks import Hold
+from semantic.domain._check import whole_number
 from semantic.domain.errors import (
     BlockOperationError,
     BlockValidationError,
@@ -32,6 +35,10 @@ class Lease:
     Made by `CacheManager.admit`. As a context manager it releases at the end, and aborts when an
     exception passes through. `materialise`, `commit` and `checkpoint` call MLX: use them on the
     thread that generates.
+
+    A lease that has *expired*, since its owner was silent for too long, answers an owner that comes
+    back after all with misses, which are counted: nothing is raised into a thread that generates.
+    Using one after `release` or `abort` is an error.
     """
 
     def __init__(
@@ -42,6 +49,7 @@ class Lease:
         hold: Hold,
         *,
         live_bytes: int,
+        live_arrays: int,
         prefill_step: int,
         on_end: Callable[[Lease], None],
         clock: Clock,
@@ -53,6 +61,7 @@ class Lease:
         self._start = hold.n_tokens
         self._matched = hold.matched_tokens
         self._live_bytes = live_bytes
+        self._live_arrays = live_arrays
         self._prefill_step = prefill_step
         self._on_end = on_end
         self._clock = clock
@@ -61,7 +70,9 @@ class Lease:
         self._published: list[int] = []
         self._to_store: list[TokenIds] = []
         self._lock = threading.Lock()
-        self._ended = False
+        self._calls = 0
+        self._end_kind: Literal["released", "aborted", "expired"] | None = None
+        self._has_come_back = False
 
     @property
     def agent_id(self) -> str:
@@ -89,23 +100,44 @@ class Lease:
         return self._live_bytes
 
     @property
+    def live_arrays(self) -> int:
+        """Arrays charged for this sequence's own buffers."""
+        return self._live_arrays
+
+    @property
+    def prefill_step(self) -> int:
+        """Tokens per prefill step that were charged for: fewer than asked for when memory is short.
+
+        Prefill in steps of no more than that.
+        """
+        return self._prefill_step
+
+    @property
     def has_ended(self) -> bool:
         """Whether it was released, aborted, or has expired."""
-        return self._ended
+        return self._end_kind is not None
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether it was ended because nothing was heard of its owner."""
+        return self._end_kind == "expired"
 
     def materialise(self) -> Caches | None:
         """mlx-lm caches positioned at `cached_tokens`; None on a miss.
 
         A restore that fails becomes a miss: the reason is counted, `cached_tokens` is 0 from then
-        on, and the request is served from scratch.
+        on, and the request is served from scratch. So it is when the lease has expired.
 
         Raises:
             UnsupportedCacheError: There is no MLX side here.
-            BlockOperationError: The lease has ended.
+            BlockOperationError: The lease was released or aborted.
         """
-        self._refuse_ended()
-        if not self.cached_tokens:
-            return None
+        with self._call() as runs:
+            if not runs:
+                self._hold = Hold()
+            return self._restored() if self.cached_tokens else None
+
+    def _restored(self) -> Caches | None:
         try:
             return restored(self._memory, self._hold)
         except UnsupportedCacheError:
@@ -122,7 +154,7 @@ class Lease:
     def _charge_from_scratch(self) -> None:
         """Without its hit the prefill may peak higher; too little memory is counted, not raised."""
         self._start = 0
-        if not self.grow(self._prompt_tokens):
+        if not self._grow(self._prompt_tokens):
             self._memory.counters.failure("undercharged", "no room for a prefill without the hit")
 
     @property
@@ -139,10 +171,17 @@ class Lease:
     def grow(self, n_tokens: int) -> bool:
         """Charge for a sequence of `n_tokens` in all; False, with nothing changed, when too little.
 
+        False, too, when the lease has expired.
+
         Raises:
-            BlockOperationError: The lease has ended.
+            BlockValidationError: Not a number of tokens.
+            BlockOperationError: The lease was released or aborted.
         """
-        self._refuse_ended()
+        whole_number(n_tokens, "n_tokens", BlockValidationError)
+        with self._call() as runs:
+            return runs and self._grow(n_tokens)
+
+    def _grow(self, n_tokens: int) -> bool:
         needed = self._memory.spec.live_peak_bytes(
             self._prompt_tokens,
             self._prefill_step,
@@ -150,13 +189,19 @@ class Lease:
             new_tokens=max(0, n_tokens - self._prompt_tokens),
         )
         more = needed - self._live_bytes
-        if more > 0:
-            try:
-                self._memory.sealed.charge(more)
-            except PoolExhaustedError:
-                return False
-            self._live_bytes = needed
-        return True
+        if more <= 0:
+            return True
+        try:
+            self._memory.sealed.charge(more)
+        except PoolExhaustedError:
+            return False
+        # No lock is held while others are evicted: it may have grown, or ended, in the meantime.
+        with self._lock:
+            runs = self._end_kind is None
+            kept = max(0, needed - self._live_bytes) if runs else 0
+            self._live_bytes += kept
+        self._memory.pool.discharge("live", more - kept)
+        return runs
 
     def checkpoint(self, tokens: Iterable[int], caches: Caches) -> CommitReport:
         """Publish a prefix in the middle of a turn; as `commit`."""
@@ -174,48 +219,74 @@ class Lease:
 
         Raises:
             BlockValidationError: No tokens.
-            BlockOperationError: The lease has ended.
+            BlockOperationError: The lease was released or aborted.
         """
         return self._publish(tokens, caches, "assistant")
 
     def _publish(self, tokens: Iterable[int], caches: Caches, kind: str) -> CommitReport:
-        self._refuse_ended()
-        packed = TokenIds(tokens)
-        if not packed:
-            raise BlockValidationError("tokens must not be empty")
-        publication = publish_caches(self._memory, packed, caches, self._agent_id, kind)
-        if publication.end is not None:
-            self._published.append(publication.end)
-        if self._memory.tier is not None and publication.report.published_tokens:
-            self._to_store.append(packed[: publication.report.published_tokens])
-        return publication.report
+        with self._call() as runs:
+            packed = TokenIds(tokens)
+            if not packed:
+                raise BlockValidationError("tokens must not be empty")
+            if not runs:
+                return CommitReport(0, "expired", "nothing was heard of its owner for too long")
+            publication = publish_caches(self._memory, packed, caches, self._agent_id, kind)
+            with self._lock:
+                ended = self._end_kind
+                if ended is None and publication.end is not None:
+                    self._published.append(publication.end)
+                if ended is None and publication.report.published_tokens:
+                    self._to_store.append(packed[: publication.report.published_tokens])
+            if ended is not None and publication.end is not None:
+                self._settle(publication.end, keep=ended == "released")
+            return publication.report
 
     def release(self) -> None:
         """End the turn: blocks go back to be shared, live bytes to the pool. Idempotent."""
-        self._end(keep=True)
+        self._end("released")
 
     def abort(self) -> None:
         """End the turn without a trace: what it published is forgotten too. Idempotent."""
-        self._end(keep=False)
+        self._end("aborted")
 
-    def _end(self, *, keep: bool) -> None:
+    def expire(self, heard_before: float) -> bool:
+        """Abort the turn of an owner of whom nothing was heard since a time; whether it was done.
+
+        Who is in the middle of a call is alive.
+        """
         with self._lock:
-            if self._ended:
+            if self._calls or self.last_used >= heard_before or self._end_kind is not None:
+                return False
+            self._end_kind = "expired"
+        self._give_back(keep=False)
+        return True
+
+    def _end(self, kind: Literal["released", "aborted"]) -> None:
+        with self._lock:
+            if self._end_kind is not None:
                 return
-            self._ended = True
-        settle = self._memory.sealed.settle if keep else self._memory.sealed.withdraw
+            self._end_kind = kind
+        self._give_back(keep=kind == "released")
+
+    def _give_back(self, *, keep: bool) -> None:
         try:
             self._memory.sealed.release(self._hold)
             for tokens in self._to_store if keep else ():
                 self._store(tokens)
             for end in self._published:
-                settle(end, self._agent_id)
+                self._settle(end, keep=keep)
             self._memory.sealed.depart(self._agent_id)
         finally:
             self._published = []
-            self._memory.pool.discharge("live", self._live_bytes)
-            self._live_bytes = 0
+            self._memory.pool.discharge("live", self._live_bytes, self._live_arrays)
+            self._live_bytes = self._live_arrays = 0
             self._on_end(self)
+
+    def _settle(self, end: int, *, keep: bool) -> None:
+        if keep:
+            self._memory.sealed.settle(end, self._agent_id)
+        else:
+            self._memory.sealed.withdraw(end, self._agent_id)
 
     def _store(self, tokens: TokenIds) -> None:
         if self._memory.tier is not None:
@@ -235,7 +306,24 @@ class Lease:
         else:
             self.abort()
 
-    def _refuse_ended(self) -> None:
-        self.last_used = self._clock.monotonic()
-        if self._ended:
-            raise BlockOperationError(f"the lease of agent {self._agent_id!r} has ended")
+    @contextmanager
+    def _call(self) -> Iterator[bool]:
+        """While its owner calls, and so is alive; whether the lease still runs.
+
+        An owner that comes back after its lease has expired is counted, once.
+        """
+        with self._lock:
+            if self._end_kind in ("released", "aborted"):
+                raise BlockOperationError(f"the lease of agent {self._agent_id!r} has ended")
+            runs = self._end_kind is None
+            comes_back = not runs and not self._has_come_back
+            self._has_come_back = not runs
+            self._calls += 1
+        if comes_back:
+            self._memory.counters.failure("expired", f"agent {self._agent_id!r} came back too late")
+        try:
+            yield runs
+        finally:
+            with self._lock:
+                self._calls -= 1
+                self.last_used = self._clock.monotonic()

@@ -15,7 +15,6 @@ from typing import Literal
 
 from semantic.application.clock import SystemClock, milliseconds
 from semantic.application.events import CacheEvent, EventCallback
-from semantic.domain.errors import PoolExhaustedError
 from semantic.domain.identity import KEY_BYTES, Namespace
 from semantic.domain.native import Draft, PrefixIndex, TokenIds
 from semantic.domain.native import Hold as NativeHold
@@ -68,6 +67,11 @@ class Hold:
     def matched_tokens(self) -> int:
         """Tokens of the prompt that are cached in some way, whether or not they can be restored."""
         return 0 if self._native is None else self._native.matched
+
+    def n_bytes(self, spec: ModelCacheSpec) -> int:
+        """Bytes of the hit's blocks; still known after the release."""
+        spans = () if self._native is None else self._native.spans
+        return sum(spec.bytes_per_block(group) * len(rows) for group, rows in spans)
 
     @property
     def data(self) -> dict[int, BlockData]:
@@ -292,19 +296,15 @@ class SealedBlocks:
 
     # Eviction ----------------------------------------------------------------------------------
 
-    def charge(self, n_bytes: int, kind: Literal["live", "staging"] = "live") -> None:
+    def charge(
+        self, n_bytes: int, kind: Literal["live", "staging"] = "live", n_arrays: int = 0
+    ) -> None:
         """Charge the buffers of a running sequence, or a copy, evicting what must go for them.
 
         Raises:
-            PoolExhaustedError: That is not enough; nothing was evicted here.
+            PoolExhaustedError: That is not enough; nothing was evicted.
         """
-        try:
-            self._pool.charge(kind, n_bytes)
-        except PoolExhaustedError as error:
-            short = error.bytes_short
-            if self._pool.budget.evict(short, self._pool) < short:
-                raise
-            self._pool.charge(kind, n_bytes)
+        self._pool.charge(kind, n_bytes, n_arrays)
         self.after()
 
     def evict_bytes(self, n_bytes: int) -> int:

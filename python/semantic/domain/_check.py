@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 from semantic.domain.errors import BlockValidationError, SemanticError
 
@@ -34,10 +35,21 @@ def agent_name(value: object) -> str:
     return value
 
 
-def seconds(value: object, name: str, error: type[SemanticError]) -> float:
+def seconds(
+    value: object,
+    name: str,
+    error: type[SemanticError],
+    *,
+    is_positive: bool = False,
+    may_be_endless: bool = False,
+) -> float:
     """`value` as a time that can pass, or `error`: a number, not negative, not NaN, not endless."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise error(f"{name} must be a number of seconds, not {value!r}")
-    if not (math.isfinite(value) and value >= 0):
+    if value != value or value < 0 or (is_positive and not value):
+        at_least = "more than 0" if is_positive else "at least 0"
+        raise error(f"{name} must be {at_least} seconds, not {value}")
+    time = float(value) if value <= sys.float_info.max else math.inf
+    if time == math.inf and not may_be_endless:
         raise error(f"{name} must be a time that can pass, not {value}")
-    return float(value)
+    return time

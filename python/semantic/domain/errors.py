@@ -72,12 +72,14 @@ class PoolExhaustedError(SemanticError):
         bytes_available: What was free or evictable.
         bytes_short: The difference: what has to be released first.
         bytes_ahead: What those need who wait already, and come first.
+        can_ever_fit: False when waiting cannot help: it is more than the pool could ever have.
     """
 
     bytes_requested: int = 0
     bytes_available: int = 0
     bytes_short: int = 0
     bytes_ahead: int = 0
+    can_ever_fit: bool = True
 
 
 class BlockOperationError(SemanticError, ValueError):

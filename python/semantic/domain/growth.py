@@ -30,11 +30,24 @@ __all__ = [
     "calls",
     "kept_from",
     "most_bytes",
+    "prefill_steps",
     "rows_at_rest",
 ]
 
 DEFAULT_PREFILL_STEP = 2048
 """mlx-lm's own default number of tokens per prefill step."""
+
+_LEAST_PREFILL_STEP = BLOCK_TOKENS
+"""Shorter steps save little memory, and cost much time."""
+
+
+def prefill_steps(asked: int) -> Iterator[int]:
+    """The step that was asked for, and what it may be halved to where memory is short."""
+    yield asked
+    step = asked
+    while step > _LEAST_PREFILL_STEP:
+        step = max(_LEAST_PREFILL_STEP, step // 2)
+        yield step
 
 
 class Buffer(Protocol):

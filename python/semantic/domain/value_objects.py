@@ -203,6 +203,11 @@ class ModelCacheSpec:
         """
         return live_bytes.peak(self.groups, n_tokens, prefill_step, cached_tokens, new_tokens)
 
+    @property
+    def live_arrays(self) -> int:
+        """MLX arrays that the caches of one running sequence hold: one per layer and tensor."""
+        return sum(len(group.tensors) * group.n_layers for group in self.groups)
+
     def live_batch_bytes(
         self, lengths: Sequence[int], prefill_step: int = DEFAULT_PREFILL_STEP
     ) -> int:

@@ -415,9 +415,7 @@ class ReferencePool:
         self, wants: Mapping[str, int], extra_bytes: int = 0, extra_arrays: int = 0
     ) -> None:
         n_bytes = extra_bytes + sum(n * self.spec.bytes_per_block(g) for g, n in wants.items())
-        arrays = extra_arrays + sum(
-            n * len(self.spec.group(g).tensors) for g, n in wants.items()
-        )
+        arrays = extra_arrays + sum(n * len(self.spec.group(g).tensors) for g, n in wants.items())
         if n_bytes > self.available_memory():
             raise _exhausted(n_bytes, self.available_memory())
         if arrays > self._arrays_free(with_cached=True):
