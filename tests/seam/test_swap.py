@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 from semantic import (
     BlockPool,
     CacheManager,
+    CachePersistenceError,
     MemoryBudget,
     MemoryStore,
     Namespace,
@@ -21,7 +24,9 @@ from semantic import (
 )
 from semantic.cli.plan_models import preset_names, spec_of
 from semantic.mlx import probe
+from semantic.testing.stand_ins import cpu_stand_ins
 from tests.conftest import feed, fresh_caches, random_tokens
+from tests.token_rows import TokenRows
 
 PROMPT = random_tokens(600, seed=1)
 
@@ -160,20 +165,161 @@ def test_what_cannot_be_swapped_in_changes_nothing(models: tuple[Any, Any]) -> N
     assert turn(memory, one, PROMPT) == len(PROMPT) - 1
 
 
+def test_a_model_is_loaded_once_the_other_ones_cache_is_released(models: tuple[Any, Any]) -> None:
+    one, other = models
+    budget = MemoryBudget(1 << 26)
+    memory = manager(one, budget=budget)
+    beside = CacheManager(memory.spec, memory.pool, namespace=Namespace("beside"))
+    for each in (memory, beside):
+        turn(each, one, PROMPT)
+    lease = memory.admit("a", [*PROMPT, 1])
+    seen: list[Any] = []
+
+    def load() -> Any:
+        seen.append((budget.free, len(memory.pool.contents), lease.has_ended))
+        with pytest.raises(PoolExhaustedError, match="being swapped"):
+            memory.admit("b", PROMPT)
+        return other
+
+    memory.swap(load=load, drain=lambda running: running.release())
+    assert seen == [(budget.total, 0, True)]
+    assert memory.spec == memory.pool.spec == probe(other)
+    assert turn(memory, other, PROMPT) == 0
+    memory.swap(load=lambda: probe(one))
+    assert memory.spec == probe(one)
+    for arguments in ({}, {"model": one, "load": load}):
+        with pytest.raises(PoolConfigurationError, match="swap needs a model"):
+            memory.swap(**arguments)
+
+
+def fail(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("on purpose")
+
+
+KEEPS_ITS_CACHE: dict[str, tuple[type[Exception], dict[str, Any]]] = {
+    "drain": (RuntimeError, {"drain": fail}),
+    "leases": (PoolConfigurationError, {}),
+    "held": (PoolConfigurationError, {}),
+    "flush": (CachePersistenceError, {}),
+    "model": (PoolConfigurationError, {"model": spec_of("llama-3.1-8b")}),
+}
+LOSES_ITS_CACHE: dict[str, tuple[type[Exception], dict[str, Any]]] = {
+    "load": (RuntimeError, {"load": fail}),
+    "probe": (UnsupportedCacheError, {"load": object}),
+    "refused": (PoolConfigurationError, {"load": lambda: spec_of("llama-3.1-8b")}),
+    "reconfigure": (RuntimeError, {}),
+    "after": (RuntimeError, {}),
+}
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["memory", "store"])
+@pytest.mark.parametrize("step", [*KEEPS_ITS_CACHE, *LOSES_ITS_CACHE])
+def test_a_swap_that_fails_serves_the_old_model_on(
+    models: tuple[Any, Any], step: str, stored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = models
+    store = MemoryStore(1 << 24) if stored else None
+    memory = manager(one, 1 << 24, store=store, namespace=Namespace("one"))
+    turn(memory, one, PROMPT)
+    assert memory.flush(30)
+    running = memory.admit("a", random_tokens(9)) if step in ("drain", "leases") else None
+    held = memory.pool.allocate(1) if step == "held" else []
+    error, arguments = {**KEEPS_ITS_CACHE, **LOSES_ITS_CACHE}[step]
+    before = memory.pool.snapshot()
+    with monkeypatch.context() as patched:
+        if step == "flush":
+            patched.setattr(memory, "flush", lambda timeout: False)
+        if step == "reconfigure":
+            patched.setattr(BlockPool, "reconfigure", fail)
+        if step == "after":
+            make = memory._sealed_and_tier
+            made: list[Any] = []
+
+            def once(*given: Any) -> Any:
+                made.append(given)
+                return make(*given) if len(made) > 1 else fail()
+
+            patched.setattr(memory, "_sealed_and_tier", once)
+        given: dict[str, Any] = arguments if "load" in arguments else {"model": other, **arguments}
+        with pytest.raises(error):
+            memory.swap(**given, namespace=Namespace("other"))
+    after = memory.pool.snapshot()
+    assert memory.spec == memory.pool.spec == probe(one)
+    assert after.total == before.total == after.free + after.used + after.cached
+    assert after.used == before.used
+    assert len(memory.pool.contents) == sum(g.cached_blocks for g in after.groups)
+    if step in KEEPS_ITS_CACHE:
+        assert after == before
+    if running is not None:
+        assert not running.has_ended
+        running.release()
+    memory.pool.free(held)
+    found = turn(memory, one, [*PROMPT, 1])
+    assert found == (len(PROMPT) if step in KEEPS_ITS_CACHE or stored else 0)
+    assert memory.flush(30)
+    memory.swap(other, namespace=Namespace("other"))
+    assert turn(memory, other, PROMPT) == 0
+    memory.pool.check()
+    memory.close(10)
+
+
+class Rows:
+    """Opens caches that are lists of tokens."""
+
+    def open(self, spec: Any, caches: Any, n_tokens: int) -> TokenRows:
+        return TokenRows(spec, caches[0], 0)
+
+    def restore(self, spec: Any, plan: Any, data: Any) -> Any:
+        return [plan, data]
+
+    def extract(self, batch_caches: Any, row: int) -> Any:
+        raise NotImplementedError
+
+
 def test_a_thousand_swaps_leave_the_bytes_where_they_began() -> None:
     specs = [
         spec_of(name) for name in ("gemma-3-12b", "gpt-oss-20b", "llama-3.1-8b", "qwen2.5-14b")
     ]
     assert all(name in preset_names() for name in ("gemma-3-12b", "qwen2.5-14b"))
-    memory = CacheManager(specs[0], BlockPool(specs[0], total_memory=16 << 30))
+    memory = CacheManager(specs[0], BlockPool(specs[0], total_memory=16 << 30), materialiser=Rows())
+    tokens = list(range(300))
     for number in range(1000):
         spec = specs[number % len(specs)]
         memory.swap(spec)
-        lease = memory.admit("a", range(300))
-        lease.release()
+        with memory.admit("a", tokens) as lease:
+            assert memory.pool.snapshot().arrays_used == lease.live_arrays == spec.live_arrays
+            assert lease.commit(tokens, [tokens]).published_tokens == len(tokens)
+    memory.swap(specs[0])
     snapshot = memory.pool.snapshot()
     assert (snapshot.total, snapshot.free) == (16 << 30, 16 << 30)
-    assert memory.stats()["running"] == 0
+    assert (snapshot.arrays_used, memory.stats()["running"]) == (0, 0)
+    assert not memory.pool.contents
+    memory.pool.check()
+
+
+def test_swaps_leave_mlx_with_the_bytes_that_it_had(model_of: Any) -> None:
+    """Small models of the four missions' families, with turns between the swaps."""
+    with cpu_stand_ins():
+        models = [model_of(name) for name in ("gemma3_text", "gpt_oss", "llama", "qwen2")]
+        memory = manager(models[0])
+        total = memory.pool.total_memory()
+
+        def rounds(n: int) -> int:
+            for number in range(n):
+                model = models[number % len(models)]
+                memory.swap(load=lambda model=model: model)
+                turn(memory, model, PROMPT)
+                assert turn(memory, model, [*PROMPT, 1]) == len(PROMPT)
+            memory.swap(models[0])
+            gc.collect()
+            mx.synchronize()
+            return mx.get_active_memory()
+
+        begun = rounds(4)
+        assert rounds(20) == begun
+    assert not memory.pool.contents
+    snapshot = memory.pool.snapshot()
+    assert (snapshot.free, snapshot.total) == (total, total)
     memory.pool.check()
 
 

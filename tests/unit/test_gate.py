@@ -260,8 +260,8 @@ def test_an_admission_under_way_when_the_gate_closes_starts_again_behind_it(
     is_charged, may_go = threading.Event(), threading.Event()
     charge = memory._memory.sealed.charge
 
-    def slow(n_bytes: int, n_arrays: int) -> None:
-        charge(n_bytes, n_arrays)
+    def slow(n_bytes: int, **more: Any) -> None:
+        charge(n_bytes, **more)
         is_charged.set()
         may_go.wait(30)
 
@@ -357,7 +357,7 @@ def test_growing_leaks_nothing_when_something_happens_in_between(
     sealed = memory._memory.sealed
     charge = sealed.charge
 
-    def between(n_bytes: int, n_arrays: int = 0) -> None:
+    def between(n_bytes: int) -> None:
         monkeypatch.setattr(sealed, "charge", charge)
         if how == "grow":
             assert lease.grow(1000)
@@ -366,7 +366,7 @@ def test_growing_leaks_nothing_when_something_happens_in_between(
         else:
             monkeypatch.setattr(lease, "_calls", 0)
             assert lease.expire(math.inf)
-        charge(n_bytes, n_arrays)
+        charge(n_bytes)
 
     monkeypatch.setattr(sealed, "charge", between)
     assert lease.grow(2000) == (how == "grow")
