@@ -12,6 +12,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
+from semantic import BlockPool, CacheManager, PoolExhaustedError
 from semantic.adapters.mlx.lazy_forward import shapes_only
 from semantic.mlx import probe
 from semantic.testing.architectures import architectures, recipe_of
@@ -57,3 +58,43 @@ def test_live_bytes_are_exact(name):
         for n in LENGTHS if FULL else SHORT:
             found = spec.live_bytes(n, step), spec.live_peak_bytes(n, step)
             assert found == measured(model, n, step), (n, step)
+
+
+def arrays_in(value: object) -> list[int]:
+    """Every array that a cache holds, wherever it keeps it."""
+    if isinstance(value, mx.array):
+        return [id(value)]
+    if isinstance(value, dict):
+        return [found for inner in value.values() for found in arrays_in(inner)]
+    if isinstance(value, list | tuple):
+        return [found for inner in value for found in arrays_in(inner)]
+    return arrays_in(vars(value)) if hasattr(value, "__dict__") else []
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_live_arrays_are_exact(name):
+    require(name)
+    model = lazy_model(architectures()[name], dtype="bfloat16")
+    spec = probe(model)
+    caches = make_prompt_cache(model)
+    longest_call = recipe_of(name).longest_call_tokens
+    with shapes_only(model):
+        for count in (min(40, longest_call or 40), 1):
+            model(mx.zeros((1, count), dtype=mx.int32), cache=caches)
+    assert len(set(arrays_in(caches))) == spec.live_arrays
+
+
+@pytest.mark.parametrize("name", ["gemma3_text", "gpt_oss", "cohere2", "llama4"])
+def test_a_request_is_charged_the_peak_of_the_prefill_step_that_it_is_given(name):
+    require(name)
+    model = lazy_model(architectures()[name], dtype="bfloat16")
+    spec = probe(model)
+    peaks = {step: measured(model, 3000, step)[1] for step in (2048, 1024, 512, 256)}
+    assert peaks[256] < peaks[512] < peaks[1024] < peaks[2048]
+    for step, peak in peaks.items():
+        memory = CacheManager(spec, BlockPool(spec, total_memory=peak))
+        with memory.admit("a", range(3000)) as lease:
+            assert (lease.prefill_step, lease.live_bytes) == (step, peak)
+    memory = CacheManager(spec, BlockPool(spec, total_memory=peaks[256] - 1))
+    with pytest.raises(PoolExhaustedError):
+        memory.admit("a", range(3000))
