@@ -23,7 +23,9 @@ from semantic import (
     PoolExhaustedError,
     PressureGuard,
 )
+from semantic.application.lease import Lease
 from semantic.application.pressure import PressureLevel
+from semantic.domain.admission_line import Ticket
 from tests.stateful.test_many_agents import AGENTS, SEGMENTS, Clock, Rows, spelled
 from tests.token_rows import SPECS, read_positions
 
@@ -51,6 +53,9 @@ class OneBudget(RuleBasedStateMachine):
         self.memories = [self.memory(NAMES[n], **terms[n]) for n in range(3)]
         self.running: list[tuple[int, Any, list[int]]] = []
         self.lost: list[Any] = []
+        self.held: list[tuple[int, list[int]]] = []
+        self.n_holders = 0
+        self.waiting: list[tuple[int, Ticket]] = []
 
     def memory(self, model: str, **terms: Any) -> CacheManager:
         return CacheManager(
@@ -65,11 +70,13 @@ class OneBudget(RuleBasedStateMachine):
     @rule(which=WHICH, agent=AGENTS, parts=SEGMENTS)
     def admit(self, which: int, agent: str, parts: Any) -> None:
         memory, tokens = self.memories[which], spelled(parts)
+        ahead = sum(t.needed_bytes for n, t in self.waiting if n == which or not t.is_own_affair)
         try:
             lease = memory.admit(agent, tokens)
         except PoolExhaustedError as error:
-            self.check_short(error)
+            self.check_refusal(memory.pool, error, ahead)
             return
+        assert not ahead, "it has overtaken somebody"
         self.running.append((which, lease, tokens))
         restored = lease.materialise()
         assert (restored is None) == (lease.cached_tokens == 0)
@@ -80,6 +87,15 @@ class OneBudget(RuleBasedStateMachine):
                 row = restored[1][span.block_id]
                 assert list(row["prefix"][: span.hi]) == tokens[: span.hi]
 
+    def check_refusal(self, pool: BlockPool, error: PoolExhaustedError, ahead: int) -> None:
+        assert error.bytes_ahead == ahead
+        if ahead:
+            short = error.bytes_requested + ahead - pool.available_memory()
+            assert error.bytes_short == max(0, short)
+        else:
+            self.check_short(error)
+            assert error.can_ever_fit == (error.bytes_requested <= pool.most_memory())
+
     def check_short(self, error: PoolExhaustedError) -> None:
         assert error.bytes_short > 0
 
@@ -87,10 +103,14 @@ class OneBudget(RuleBasedStateMachine):
     @rule(index=st.integers(0, 99), more=st.sampled_from([0, 200]), well=st.booleans())
     def end(self, index: int, more: int, well: bool) -> None:
         _, lease, tokens = self.running.pop(index % len(self.running))
-        if lease.has_ended:  # it was silent for too long
-            return
         longer = [*tokens, *range(5000, 5000 + more)]
-        lease.commit(longer, [longer])
+        if lease.has_expired:  # it was silent for too long
+            before = self.budget.used, self.budget.cached
+            assert not lease.grow(len(longer))
+            assert lease.commit(longer, [longer]).reason == "expired"
+            assert (self.budget.used, self.budget.cached) == before
+        elif not lease.has_ended:  # as a drain ends it
+            lease.commit(longer, [longer])
         if well:
             lease.release()
         else:
@@ -111,21 +131,72 @@ class OneBudget(RuleBasedStateMachine):
         gone = self.memories[which].expire_leases()
         assert len(self.memories[which]._gate) == before - gone
 
-    @rule(which=WHICH, model=MODELS)
-    def swap(self, which: int, model: str) -> None:
+    @rule(which=WHICH, n=st.integers(1, 20), by_tokens=st.booleans())
+    def allocate(self, which: int, n: int, by_tokens: bool) -> None:
+        """Somebody takes blocks from the pool itself: what others have cached gives way."""
+        pool = self.memories[which].pool
+        self.n_holders += 1
+        agent = f"h{self.n_holders}"
+        fits = pool.max_batch_size(256 * n) > 0 if by_tokens else pool.available_blocks() >= n
+        used = self.budget.used
+        try:
+            if by_tokens:
+                ids = list(pool.allocate_tokens(agent, 256 * n).block_ids)
+            else:
+                ids = pool.allocate(n, "global", agent)
+        except PoolExhaustedError as error:
+            self.check_short(error)
+            assert not fits
+            assert self.budget.used == used
+        else:
+            assert fits
+            self.held.append((which, ids))
+
+    @precondition(lambda self: self.held)
+    @rule(index=st.integers(0, 99))
+    def free(self, index: int) -> None:
+        which, ids = self.held.pop(index % len(self.held))
+        self.memories[which].pool.free(ids)
+
+    @rule(which=WHICH, blocks=st.integers(1, 20), is_own_affair=st.booleans())
+    def somebody_waits(self, which: int, blocks: int, is_own_affair: bool) -> None:
+        ticket = Ticket(self.memories[which]._gate, blocks * BLOCK, is_own_affair=is_own_affair)
+        with self.budget.line.changed:
+            self.budget.line.join(ticket)
+        self.waiting.append((which, ticket))
+
+    @precondition(lambda self: self.waiting)
+    @rule(index=st.integers(0, 99))
+    def somebody_waits_no_more(self, index: int) -> None:
+        _, ticket = self.waiting.pop(index % len(self.waiting))
+        with self.budget.line.changed:
+            self.budget.line.leave(ticket)
+
+    @rule(
+        which=WHICH,
+        model=MODELS,
+        drain=st.sampled_from([None, Lease.release, Lease.abort]),
+        is_loaded=st.booleans(),
+    )
+    def swap(self, which: int, model: str, drain: Any, is_loaded: bool) -> None:
         memory = self.memories[which]
         cached = memory.pool.snapshot().cached
         spec = memory.spec
         self.memories[which].expire_leases()
-        runs = len(memory._gate) > 0
+        runs = len(memory._gate) > 0 and drain is None
+        holds = any(n == which for n, _ in self.held)
+        next_model = SPECS[model]
+        how: Any = {"load": lambda: next_model} if is_loaded else {"model": next_model}
         try:
-            memory.swap(SPECS[model], namespace=Namespace(model))
+            memory.swap(**how, namespace=Namespace(model), drain=drain)
         except PoolConfigurationError:
-            assert runs or self.budget.total < 20 * BLOCK
+            assert runs or holds or self.budget.total < 20 * BLOCK
             assert memory.spec == spec
             assert not runs or memory.pool.snapshot().cached <= cached
         else:
             assert not runs
+            assert not holds
+            assert len(memory._gate) == 0
             assert memory.spec == memory.pool.spec == SPECS[model]
             assert memory.pool.snapshot().cached == 0
 
@@ -159,16 +230,29 @@ class OneBudget(RuleBasedStateMachine):
         assert budget.used + budget.cached + budget.free == budget.total <= MOST * BLOCK
         taken = 0
         for memory in self.memories:
-            memory.pool.check()
-            memory._memory.sealed.after()
+            pool = memory.pool
+            pool.check()
+            assert pool.used_memory() + pool.available_memory() == pool.total_memory()
+            assert pool.total_memory() <= pool.most_memory()
             snapshot = memory.pool.snapshot()
             taken += snapshot.held + snapshot.live + snapshot.staging + snapshot.cached
             sealed = sum(group.leased_blocks + group.cached_blocks for group in snapshot.groups)
-            assert sealed == len(memory.pool.contents)
+            assert sealed == len(memory.pool.contents), "tensors go with their blocks"
+            in_blocks = sum(
+                (g.held_blocks + g.staged_blocks + g.leased_blocks + g.cached_blocks)
+                * len(memory.spec.group(g.name).tensors)
+                for g in snapshot.groups
+            )
+            running = sum(lease.live_arrays for lease in memory._gate._leases)
+            assert snapshot.arrays_used == in_blocks + running
         assert taken == budget.used + budget.cached
         assert self.memories[2].pool.snapshot().cached <= 20 * BLOCK
 
     def teardown(self) -> None:
+        while self.waiting:
+            self.somebody_waits_no_more(index=0)
+        while self.held:
+            self.free(index=0)
         self.clock.seconds += TIMEOUT + 1
         for memory in self.memories:
             memory.expire_leases()
