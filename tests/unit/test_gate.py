@@ -207,17 +207,21 @@ def test_what_fits_only_with_its_hit_may_wait() -> None:
 
 
 def test_who_waits_is_outside_while_a_model_is_swapped(threads: ThreadPoolExecutor) -> None:
-    budget = MemoryBudget(BIG_BYTES + SMALL_BYTES // 2)
+    budget = MemoryBudget(BIG_BYTES + 3 * SMALL_BYTES // 2)
     memory, other = memory_under(budget), memory_under(budget)
     lease = memory.admit("small", SMALL)
+    beside = other.admit("beside", SMALL)
     large = waiting(threads, memory, BIG)
+    with pytest.raises(PoolExhaustedError):
+        other.admit("b", SMALL)
     seen: list[bool] = []
 
     def drain(running: Any) -> None:
+        other.admit("b", list(range(9))).release()
         running.release()
+        beside.release()
         time.sleep(0.2)  # long enough for who waits to try
         seen.append(large.done())
-        other.admit("b", SMALL, wait=10).release()
 
     memory.swap(SPECS["state"], wait=10, drain=drain)
     assert lease.has_ended

@@ -65,7 +65,6 @@ class Gate:
                 left = deadline - self._clock.monotonic()
                 if left <= 0:
                     return False
-                ticket.is_aside = self._is_closed
                 self._line.join(ticket)
                 self._changed.wait(min(left, threading.TIMEOUT_MAX))
             self._attempts += 1
@@ -81,7 +80,6 @@ class Gate:
         """Wait in the line until something ends, or so long."""
         with self._changed:
             ticket.needed_bytes, ticket.is_own_affair = needed_bytes, is_own_affair
-            ticket.is_aside = self._is_closed
             self._line.join(ticket)
             if is_own_affair:
                 self._changed.notify_all()
@@ -140,7 +138,7 @@ class Gate:
             if self._is_closed:
                 raise PoolConfigurationError("another swap is under way")
             self._is_closed = True
-            self._line.set_aside(self, True)
+            self._changed.notify_all()
             running = list(self._leases)
         try:
             for lease in running if drain is not None else ():
@@ -151,7 +149,7 @@ class Gate:
         finally:
             with self._changed:
                 self._is_closed = False
-                self._line.set_aside(self, False)
+                self._changed.notify_all()
 
     def _wait_until_empty(self, wait: float) -> None:
         start = self._clock.monotonic()

@@ -5,15 +5,25 @@ bytes before those who wait, so that every request that fits alone gets through.
 tickets hold nobody of other memories up: those of a memory that is closed for a swap, and those
 whose own pool has to give back first, whatever others give.
 
-One lock guards all lines' state; nothing is computed and nobody is called under it.
+One lock guards a line and the doors that it leads to; nothing is computed while it is held.
 """
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import Protocol
 
-__all__ = ["AdmissionLine", "Ticket"]
+__all__ = ["AdmissionLine", "Door", "Ticket"]
+
+
+class Door(Protocol):
+    """The way into a memory."""
+
+    @property
+    def is_swapping(self) -> bool:
+        """Whether it is closed for a swap: nobody comes in."""
+        ...
 
 
 @dataclass(eq=False, slots=True)
@@ -21,22 +31,20 @@ class Ticket:
     """A place in the line.
 
     Args:
-        memory: Whose bytes are waited for; only compared.
+        door: Of the memory whose bytes are waited for.
         needed_bytes: What the request takes, as far as it is known.
-        is_aside: Its memory is closed: it waits, and holds nobody up.
         is_own_affair: Its own pool is what is full: it holds up nobody of other memories.
     """
 
-    memory: object
+    door: Door
     needed_bytes: int = 0
-    is_aside: bool = False
     is_own_affair: bool = False
 
     def blocks(self, later: Ticket) -> bool:
         """Whether a later ticket has to wait for this one."""
-        if self.memory is later.memory:
+        if self.door is later.door:
             return True
-        return not self.is_aside and not self.is_own_affair
+        return not self.door.is_swapping and not self.is_own_affair
 
 
 class AdmissionLine:
@@ -70,10 +78,3 @@ class AdmissionLine:
     def bytes_ahead(self, ticket: Ticket) -> int:
         """Bytes that those need whom a ticket has to wait for."""
         return sum(earlier.needed_bytes for earlier in self.ahead(ticket))
-
-    def set_aside(self, memory: object, is_aside: bool) -> None:
-        """The tickets of a memory hold others up, or do not, from now on."""
-        for ticket in self._tickets:
-            if ticket.memory is memory:
-                ticket.is_aside = is_aside
-        self.changed.notify_all()
