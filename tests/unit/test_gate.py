@@ -82,6 +82,7 @@ def test_nobody_overtakes_who_waits(threads: ThreadPoolExecutor, is_same: bool) 
     assert error.bytes_short == SMALL_BYTES + BIG_BYTES - other.pool.available_memory() > 0
     assert error.can_ever_fit
     small = waiting(threads, other, SMALL, place=2)
+    assert asked.stats()["waiting"] == (2 if is_same else 1)
     runs.release()
     lease = large.result(30)
     assert not small.done()

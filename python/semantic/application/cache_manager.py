@@ -393,7 +393,8 @@ class CacheManager:
 
     def stats(self) -> dict[str, object]:
         """Counters, sequences and bytes by class, in one reading of the pool."""
-        return {**stats_of(self._memory), "running": len(self._gate)}
+        gate = self._gate
+        return {**stats_of(self._memory), "running": len(gate), "waiting": gate.n_waiting}
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until what was released is stored; False when that took longer than `timeout`."""

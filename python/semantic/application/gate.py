@@ -42,6 +42,12 @@ class Gate:
         """Leases that run."""
         return len(self._leases)
 
+    @property
+    def n_waiting(self) -> int:
+        """Requests that wait for bytes, or for a swap to be over."""
+        with self._changed:
+            return self._line.waiting_at(self)
+
     # Admission ---------------------------------------------------------------------------------
 
     @contextmanager

@@ -59,6 +59,10 @@ class AdmissionLine:
         """Tickets in the line."""
         return len(self._tickets)
 
+    def waiting_at(self, door: Door) -> int:
+        """Tickets of one memory."""
+        return sum(ticket.door is door for ticket in self._tickets)
+
     def join(self, ticket: Ticket) -> None:
         """Stand at the end; who is in the line stays where it is."""
         if ticket not in self._tickets:
