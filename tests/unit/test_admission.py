@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from semantic import BlockPool, CacheManager, EvictionPolicy, PoolExhaustedError
+from semantic import BlockPool, CacheManager, EvictionPolicy, MemoryBudget, PoolExhaustedError
 from tests.token_rows import SPECS, TokenRows
-from tests.unit.test_eviction_policies import N, Rows
+from tests.unit.test_eviction_policies import Clock, N, Rows
 
 
 class AnyRows(Rows):
@@ -109,3 +109,29 @@ def test_a_refusal_says_by_how_many_bytes_the_queue_is_short() -> None:
         memory.admit("b", list(range(1, 4 * N + 1)))
     assert refusal.value.bytes_short == 2 * need - need * 3 // 2
     assert refusal.value.bytes_requested == need
+
+
+@pytest.mark.parametrize("first", ["mine", "theirs"])
+def test_what_runs_takes_from_who_is_wanted_least_whosever_it_is(first: str) -> None:
+    geometry, clock = SPECS["global"], Clock()
+    block = geometry.bytes_per_block("global")
+    budget = MemoryBudget(12 * block)
+    memories = {
+        name: CacheManager(
+            geometry, BlockPool(geometry, budget=budget), materialiser=AnyRows(), clock=clock
+        )
+        for name in ("mine", "theirs")
+    }
+    last = "theirs" if first == "mine" else "mine"
+    for number, name in enumerate((first, last)):
+        tokens = list(range(number * 10_000, number * 10_000 + 4 * N))
+        clock.seconds += 100
+        with memories[name].admit(name, tokens) as lease:
+            lease.commit(tokens, [tokens])
+    clock.seconds += 100
+    with memories["mine"].admit("b", range(-7 * N, 0)):
+        cached = {name: memory.pool.snapshot().cached // block for name, memory in memories.items()}
+        assert cached == {first: 1, last: 4}
+        for memory in memories.values():
+            assert len(memory.pool.contents) * block == memory.pool.snapshot().cached
+            memory.pool.check()
