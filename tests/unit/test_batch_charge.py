@@ -40,11 +40,15 @@ def llama(model_of):
 def test_every_row_is_charged_as_the_longest(llama):
     rows = [llama.charge.add(TokenIds(TOKENS[:n]), 10) for n in (100, 700, 300)]
     assert llama.charge.live_bytes == llama.pool.snapshot().live == llama.peak(711, 711, 711)
+    arrays = llama.pool.snapshot().arrays_used
+    assert arrays > 3 * llama.spec.live_arrays
     llama.charge.end(rows[1])
     assert llama.pool.snapshot().live == llama.peak(111, 311)
+    assert llama.pool.snapshot().arrays_used == arrays - llama.spec.live_arrays
     llama.charge.end(rows[1])
     llama.charge.clear()
     assert len(llama.charge) == llama.pool.used_memory() == 0
+    assert llama.pool.snapshot().arrays_used == 0
     llama.pool.check()
 
 

@@ -22,6 +22,10 @@ __all__ = ["BatchCharge", "Row"]
 
 _LEAST_PREFILL_STEP = 256
 
+_BATCHES = 4
+"""Arrays of a batch beside its rows' own, in those of one row: the tensors and the paddings of the
+sequences that are prefilled, and of those that decode."""
+
 
 @dataclass(eq=False)
 class Row:
@@ -56,8 +60,8 @@ class BatchCharge:
         self.prefill_step = self._asked_step
         """Tokens of one prefill step that the rows are charged for."""
         self._rows: list[Row] = []
-        self._live_bytes = 0
-        self._copied_bytes = 0
+        self._live_bytes = self._live_arrays = 0
+        self._copied_bytes = self._copied_arrays = 0
 
     def __len__(self) -> int:
         """Rows that are in."""
@@ -147,7 +151,7 @@ class BatchCharge:
             return
         n_bytes = self._memory.spec.live_bytes(row.hold.n_tokens)
         try:
-            self._memory.sealed.charge(n_bytes, "staging")
+            self._memory.sealed.charge(n_bytes, "staging", self._memory.spec.live_arrays)
         except PoolExhaustedError:
             self._charge_to(self._rows, self.prefill_step)
             raise
@@ -156,12 +160,13 @@ class BatchCharge:
     def _charge_to(self, rows: list[Row], step: int) -> None:
         """Charge for just these rows."""
         ends = [row.end_tokens for row in rows]
-        needed = self._memory.spec.live_batch_peak_bytes(ends, step) if ends else 0
-        if needed > self._live_bytes:
-            self._memory.sealed.charge(needed - self._live_bytes)
-        else:
-            self._memory.pool.discharge("live", self._live_bytes - needed)
-        self._live_bytes = needed
+        spec = self._memory.spec
+        n_bytes = spec.live_batch_peak_bytes(ends, step) if ends else 0
+        n_arrays = (len(ends) + _BATCHES) * spec.live_arrays if ends else 0
+        more_bytes, more_arrays = n_bytes - self._live_bytes, n_arrays - self._live_arrays
+        self._memory.sealed.charge(max(0, more_bytes), "live", max(0, more_arrays))
+        self._memory.pool.discharge("live", max(0, -more_bytes), max(0, -more_arrays))
+        self._live_bytes, self._live_arrays = n_bytes, n_arrays
         self.prefill_step = step
 
     def restored(self, row: Row) -> None:
@@ -171,22 +176,26 @@ class BatchCharge:
 
     def settled(self, row: Row) -> None:
         """The row has computed: its buffers are its own, the restored copy is no more."""
-        staged, row.staging_bytes = row.staging_bytes, 0
-        self._memory.pool.discharge("staging", staged)
+        if row.staging_bytes:
+            arrays = self._memory.spec.live_arrays
+            self._memory.pool.discharge("staging", row.staging_bytes, arrays)
+            row.staging_bytes = 0
 
     def copy(self, n_bytes: int) -> bool:
-        """Charge for a copy of rows that is to be captured; False when there is no room for it."""
+        """Charge for a copy of a row that is to be captured; False when there is no room for it."""
+        n_arrays = self._memory.spec.live_arrays
         try:
-            self._memory.sealed.charge(n_bytes, "staging")
+            self._memory.sealed.charge(n_bytes, "staging", n_arrays)
         except PoolExhaustedError:
             return False
         self._copied_bytes += n_bytes
+        self._copied_arrays += n_arrays
         return True
 
     def drop_copies(self) -> None:
         """The copies are no more."""
-        copied, self._copied_bytes = self._copied_bytes, 0
-        self._memory.pool.discharge("staging", copied)
+        self._memory.pool.discharge("staging", self._copied_bytes, self._copied_arrays)
+        self._copied_bytes = self._copied_arrays = 0
 
     def end(self, row: Row) -> None:
         """The row has left. Idempotent."""
