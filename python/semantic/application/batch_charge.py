@@ -15,12 +15,10 @@ from semantic.application.resources import Resources
 from semantic.application.sealed_blocks import Hold
 from semantic.domain._check import whole_number
 from semantic.domain.errors import BlockOperationError, PoolExhaustedError
-from semantic.domain.growth import DEFAULT_PREFILL_STEP
+from semantic.domain.growth import DEFAULT_PREFILL_STEP, prefill_steps
 from semantic.domain.native import TokenIds
 
 __all__ = ["BatchCharge", "Row"]
-
-_LEAST_PREFILL_STEP = 256
 
 _BATCHES = 4
 """Arrays of a batch beside its rows' own, in those of one row: the tensors and the paddings of the
@@ -79,7 +77,7 @@ class BatchCharge:
 
     def longest_end(self, limit_bytes: int) -> int:
         """The most positions that one row alone may come to within `limit_bytes`; 0 for none."""
-        spec, step = self._memory.spec, min(self._asked_step, _LEAST_PREFILL_STEP)
+        spec, step = self._memory.spec, min(prefill_steps(self._asked_step))
         if spec.live_batch_peak_bytes([1], step) > limit_bytes:
             return 0
         fits, too_many = 1, 2
@@ -136,14 +134,8 @@ class BatchCharge:
         return row
 
     def _steps(self) -> Iterator[int]:
-        if self._rows:
-            yield self.prefill_step
-            return
-        step = self._asked_step
-        yield step
-        while step > _LEAST_PREFILL_STEP:
-            step = max(_LEAST_PREFILL_STEP, step // 2)
-            yield step
+        """The step of those who are in; where nobody is, the asked one and shorter ones."""
+        return iter([self.prefill_step]) if self._rows else prefill_steps(self._asked_step)
 
     def _stage(self, row: Row) -> None:
         """Charge for the restored copy beside the buffers."""
