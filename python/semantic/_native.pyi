@@ -491,10 +491,11 @@ class PrefixIndex:
     Args:
         pool: The pool whose blocks it indexes; several indexes of one pool share nothing but bytes.
         root: The namespace's root: the parent key of every first block, 32 bytes.
-        key_bytes: Bytes of a key that are used; fewer make keys collide.
+        key_bytes: Bytes of a key that are used, at most 32; fewer make keys collide.
 
     Raises:
         BlockArgumentTypeError: A root of another length.
+        PoolConfigurationError: No such number of bytes.
     """
 
     def __new__(cls, pool: Pool, root: bytes, key_bytes: int = 32) -> Self: ...
@@ -537,13 +538,13 @@ class PrefixIndex:
         """Evict until so many cached bytes have gone or nothing may go; the bytes that went."""
 
     def drop_oldest(self) -> bool:
-        """The least recently used end goes, with what only it needs; False when there is none."""
+        """The least recently used end that no pin keeps goes; False when there is none."""
 
     def expire(self, before_ms: int) -> None:
         """What was last used before that time goes, in all namespaces of the pool."""
 
     def clear(self) -> None:
-        """Forget everything that no running sequence holds."""
+        """Forget everything that no running sequence holds, what is pinned included."""
 
     def drain_gone(self) -> list[int]:
         """Blocks that left the indexes of the pool since the last call."""
@@ -578,6 +579,10 @@ class PrefixIndex:
     def unpin(self, agent_id: str) -> None:
         """Let what a pin kept go its usual way."""
 
+    @property
+    def pinned_bytes(self) -> int:
+        """Bytes of the blocks that nobody holds but pins."""
+
     def ends_of(self, agent_id: str) -> list[int]:
         """Handles of what an agent has published and still wants."""
 
@@ -600,8 +605,14 @@ class PrefixIndex:
 
     def drain_events(
         self,
-    ) -> list[tuple[Literal["stored", "removed"], int, str, bytes, bytes, int, int]]:
-        """Events since the last call: change, block, group, key, parent key, lo, hi."""
+    ) -> list[
+        tuple[Literal["stored", "removed", "cleared"], int | None, str, bytes, bytes, int, int]
+    ]:
+        """Events since the last call: change, block, group, key, parent key, lo, hi.
+
+        When the pool serves another model they end with one "cleared" for each group: no block, and
+        the root for both keys.
+        """
 
 _Rows = tuple[int, int, int, int, int]
 """`(outer, room, first, valid, row_bytes)`: which rows of a buffer `[outer, room, row_bytes]`."""

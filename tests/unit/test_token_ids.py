@@ -43,6 +43,16 @@ def test_arrays_of_any_integers(dtype: str) -> None:
     assert TokenIds(memoryview(ids)) == TokenIds(list(range(100)))
 
 
+@pytest.mark.parametrize("kind", ["i8", "i4", "u4", "i2", "u2"])
+def test_the_byte_order_of_an_array_does_not_matter(kind: str) -> None:
+    ids = np.array([3, 1, 256, 7])
+    for order in "<>=":
+        assert TokenIds(ids.astype(f"{order}{kind}")).tolist() == [3, 1, 256, 7]
+        assert TokenIds(ids.astype(f"{order}{kind}")[::2]).tolist() == [3, 256]
+    assert TokenIds(np.array([-1, 1 << 40], dtype=">i8")).tolist() == [-1, 1 << 40]
+    assert len(TokenIds(np.array([], dtype=kind))) == 0
+
+
 def test_ids_below_zero_and_beyond_32_bits_are_never_narrowed() -> None:
     for odd in (-1, 1 << 32, (1 << 63) - 1, -(1 << 63)):
         assert TokenIds([1, odd, 3])[1] == odd

@@ -64,8 +64,9 @@ class CacheManager:
             tail-first least recently used, unless another manager has said otherwise.
         checkpoints: Where a prefill stops to publish what cannot be cut afterwards.
         on_failure: Called with (reason, detail) for each failure that became a miss.
-        on_event: Called for each block that becomes findable or is findable no more, on the thread
-            whose call caused it or, for what other memories of the pool caused, at the next call.
+        on_event: Called for each block that becomes findable or is findable no more, in order: on the
+            thread whose call caused it, or on one that tells of others just then; for what other
+            memories of the pool caused, at the next call. Its exceptions are counted and dropped.
         clock: Time, for tests.
         key_bytes: Bytes of a block's key that are used, for tests that make keys collide.
         block_memory: The bytes of blocks, for a store. None: MLX's.
@@ -115,14 +116,15 @@ class CacheManager:
             )
         self._lease_timeout = lease_timeout
         self._gate = Gate(self._clock, pool.budget.line)
+        counters = Counters(on_failure)
         self._sealed = partial(
             SealedBlocks,
             policy=policy,
             clock=self._clock,
             key_bytes=key_bytes,
             on_event=on_event,
+            counters=counters,
         )
-        counters = Counters(on_failure)
         self._writer: StoreWriter | None = None
         self._tier = None
         if store is not None:
@@ -289,7 +291,7 @@ class CacheManager:
         """Give up what is cached, in all namespaces of the pool."""
         memory = self._memory
         taken = memory.pool.snapshot()
-        if taken.held or taken.live or taken.staging:
+        if taken.held > memory.sealed.index.pinned_bytes or taken.live or taken.staging:
             raise PoolConfigurationError("blocks of the pool are held outside of this memory")
         memory.sealed.clear()
         memory.sealed.evict_bytes(memory.pool.snapshot().cached)
@@ -348,12 +350,15 @@ class CacheManager:
 
         Raises:
             BlockOperationError: Another word.
+            BlockValidationError: An empty agent id.
         """
-        self._memory.sealed.index.hint(agent_id, state)
+        self._memory.sealed.index.hint(agent_name(agent_id), state)
         self._tell_store(agent_id, hint=state)
 
     def prioritise(self, agent_id: str, priority: Priority) -> None:
         """Say how much an agent matters: everything of a lower priority goes first.
+
+        What several agents use matters as much as to the one of them to whom it matters most.
 
         Raises:
             BlockOperationError: Another word than "low", "normal" or "high".
@@ -364,8 +369,9 @@ class CacheManager:
     def pin(self, agent_id: str) -> None:
         """Keep what an agent has published, and what it will publish, until `unpin`.
 
-        Pinned blocks count as held: they take from what can be admitted. What is stored of them
-        stays stored while this process runs.
+        Pinned blocks count as held: they take from what can be admitted. `forget`, an aborted turn
+        and `clear` take from a pin what they forget. What is stored of pinned blocks stays stored
+        while this process runs.
         """
         self._memory.sealed.index.pin(agent_name(agent_id))
         self._tell_store(agent_id, is_pinned=True)
@@ -388,7 +394,10 @@ class CacheManager:
             self._memory.tier.regard(agent_id, hint=hint, priority=priority, is_pinned=is_pinned)
 
     def clear(self) -> None:
-        """Forget every published prefix; what running sequences hold goes when they end."""
+        """Forget every published prefix, pinned ones included.
+
+        What running sequences hold goes when they end. A pin stays, for what is published next.
+        """
         self._memory.sealed.clear()
 
     def stats(self) -> dict[str, object]:

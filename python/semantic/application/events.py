@@ -11,24 +11,26 @@ __all__ = ["CacheEvent", "EventCallback"]
 
 @dataclass(frozen=True, slots=True)
 class CacheEvent:
-    """One block of one layer group that was stored or removed.
+    """One block of one layer group that was stored or removed, or all of a group that were cleared.
 
     Folded in order, the events of a memory are its findable blocks: `stored` puts `block_id` under
-    `key`, `removed` takes it away. A block that comes to belong to a fuller token block is removed
+    `key`, `removed` takes it away, `cleared` takes all of the group, for good: the pool serves
+    another model. A block that comes to belong to a fuller token block is removed
     under its old key and stored under the new one.
 
     Args:
-        change: "stored" or "removed".
-        block_id: The block.
+        change: "stored", "removed" or "cleared".
+        block_id: The block; None for all blocks of the group.
         group: Its layer group.
-        key: The key of its token block: 32 bytes, the same in every process.
+        key: The key of its token block: 32 bytes, the same in every process. The namespace's root
+            where all are meant.
         parent: The key of the token block before it, or the namespace's root.
         lo: First valid position.
         hi: End of the valid positions.
     """
 
-    change: Literal["stored", "removed"]
-    block_id: int
+    change: Literal["stored", "removed", "cleared"]
+    block_id: int | None
     group: str
     key: bytes
     parent: bytes
@@ -37,4 +39,6 @@ class CacheEvent:
 
 
 EventCallback = Callable[[CacheEvent], None]
-"""Called for each event, in order, on the thread whose call caused it."""
+"""Called for each event, in order and one after the other: on the thread whose call caused it, or on
+one that tells of others meanwhile. It may call the memory; what that causes is told afterwards. Its
+own exceptions are logged, counted as failures, and dropped."""

@@ -8,12 +8,15 @@ computes outside every lock (law 9).
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
+import threading
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from semantic.application.clock import SystemClock, milliseconds
+from semantic.application.counters import Counters
 from semantic.application.events import CacheEvent, EventCallback
 from semantic.domain.identity import KEY_BYTES, Namespace
 from semantic.domain.native import Draft, PrefixIndex, TokenIds
@@ -25,6 +28,8 @@ from semantic.domain.value_objects import ModelCacheSpec
 from semantic.ports.outbound import BlockData, Clock, LiveCaches
 
 __all__ = ["Hold", "Publication", "SealedBlocks"]
+
+_log = logging.getLogger("semantic")
 
 _CAPTURE_BLOCKS = 16
 """Blocks captured in one evaluation: enough to keep MLX busy, few enough to fail early."""
@@ -110,6 +115,7 @@ class SealedBlocks:
         clock: Time; None: the machine's.
         key_bytes: Bytes of a key that are used; tests make keys collide with fewer.
         on_event: Called for each block that becomes findable or is findable no more.
+        counters: Count what goes wrong in `on_event`.
     """
 
     def __init__(
@@ -122,6 +128,7 @@ class SealedBlocks:
         clock: Clock | None = None,
         key_bytes: int = KEY_BYTES,
         on_event: EventCallback | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self.namespace = namespace
         self.root = namespace.root
@@ -131,6 +138,10 @@ class SealedBlocks:
         self._kinds = list(_KINDS)
         self._clock = clock or SystemClock()
         self._on_event = on_event
+        self._counters = counters or Counters()
+        self._events: deque[CacheEvent] = deque()
+        self._telling = threading.Lock()
+        self._has_news = False
         pool.budget.listen(self)
         if on_event is not None:
             self.index.subscribe()
@@ -305,7 +316,11 @@ class SealedBlocks:
             PoolExhaustedError: That is not enough; nothing was evicted.
         """
         self._pool.charge(kind, n_bytes, n_arrays)
-        self.after()
+        try:
+            self.after()
+        except BaseException:
+            self._pool.discharge(kind, n_bytes, n_arrays)
+            raise
 
     def evict_bytes(self, n_bytes: int) -> int:
         """Evict until `n_bytes` are gone or nothing may go; the bytes that went."""
@@ -315,14 +330,14 @@ class SealedBlocks:
             self.after()
 
     def evict_oldest(self) -> bool:
-        """Let go of the least recently used sequence; False when there is none."""
+        """Let go of the least recently used sequence that no pin keeps; False for none."""
         try:
             return self.index.drop_oldest()
         finally:
             self.after()
 
     def clear(self) -> None:
-        """Forget everything that no running sequence holds."""
+        """Forget everything that no running sequence holds, what is pinned included."""
         self.index.clear()
         self.after()
 
@@ -331,8 +346,28 @@ class SealedBlocks:
         for block_id in self.index.drain_gone():
             self._pool.contents.pop(block_id, None)
         if self._on_event is not None:
-            for event in self.index.drain_events():
-                self._on_event(CacheEvent(*event))
+            self._tell(self._on_event)
+
+    def _tell(self, on_event: EventCallback) -> None:
+        """Tell of every event in order. Whoever comes meanwhile, from another thread or from the
+        callback itself, leaves its events to the one who is telling.
+        """
+        self._has_news = True
+        while self._has_news and self._telling.acquire(blocking=False):
+            try:
+                self._has_news = False
+                self._events.extend(CacheEvent(*event) for event in self.index.drain_events())
+                while self._events:
+                    self._tell_one(on_event, self._events.popleft())
+            finally:
+                self._telling.release()
+
+    def _tell_one(self, on_event: EventCallback, event: CacheEvent) -> None:
+        try:
+            on_event(event)
+        except Exception as error:
+            _log.exception("the event callback failed")
+            self._counters.failure("event_callback", repr(error))
 
 
 def _bytes_short(refusal: Refusal) -> int:

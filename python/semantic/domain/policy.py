@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -29,7 +30,7 @@ class EvictionPolicy:
         time_to_live: Seconds after its last use at which a sequence goes even if there is room.
 
     Raises:
-        PoolConfigurationError: An unknown order, or a time that is not positive.
+        PoolConfigurationError: An unknown order, or a time that is no positive number of seconds.
     """
 
     order: EvictionOrder = "lru"
@@ -39,5 +40,13 @@ class EvictionPolicy:
         if self.order not in get_args(EvictionOrder):
             known = ", ".join(get_args(EvictionOrder))
             raise PoolConfigurationError(f"unknown eviction order {self.order!r}: {known}")
-        if self.time_to_live is not None and not self.time_to_live > 0:
-            raise PoolConfigurationError("time_to_live is a positive number of seconds")
+        if self.time_to_live is not None:
+            _check_seconds(self.time_to_live)
+
+
+def _check_seconds(given: object) -> None:
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    if not is_number or not 0 < given < math.inf:
+        raise PoolConfigurationError(
+            f"time_to_live is a positive number of seconds, not {given!r}; None for no limit"
+        )

@@ -242,6 +242,7 @@ class BlockPool(Pool):
         with self._swap:
             super().regroup(groups)
             self._spec = new_spec
+        self.budget.tell()
 
     def check_spec(self, new_spec: ModelCacheSpec) -> None:
         """Refuse a geometry that this pool could never serve, as `reconfigure` would.

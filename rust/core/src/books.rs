@@ -271,6 +271,12 @@ impl Books<'_> {
         }
     }
 
+    /// The bytes of a block.
+    pub(crate) fn bytes_of(&self, slot: SlotIndex) -> u64 {
+        let group = self.blocks.slots[slot].group;
+        self.blocks.groups.spec(group).map_or(0, |spec| spec.bytes_per_block)
+    }
+
     /// One more lease on each of these blocks.
     pub(crate) fn lease(&mut self, slots: &[SlotIndex]) {
         let mut woken = Alike::default();

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use semantic_core::{
-    EndHandle, EndReading, GroupSpec, Key, KeyWidth, Kind, Memory, Policy, PoolKey, Prefixes,
-    Reach, Refusal, Root, Span, Terms, Tokens,
+    Change, EndHandle, EndReading, GroupSpec, Hint, Key, KeyWidth, Kind, Memory, Policy, PoolKey,
+    Prefixes, Priority, Reach, Refusal, Root, Span, Terms, Tokens,
 };
 
 const BLOCK: u64 = 1000;
@@ -67,6 +67,26 @@ impl Desk {
 
     fn hit(&mut self, tokens: &Tokens) -> u64 {
         self.with(|prefixes, root| prefixes.plan(root, tokens.all(), u64::MAX).unwrap().n_tokens)
+    }
+
+    /// A hit on these tokens is held, while something else happens.
+    fn held(&mut self, tokens: &Tokens, meanwhile: impl FnOnce(&mut Self)) {
+        let hold = self.with(|prefixes, root| prefixes.hold(root, tokens.all(), u64::MAX).unwrap());
+        meanwhile(self);
+        self.with(|prefixes, _| prefixes.release(hold));
+    }
+
+    /// Which of these are found, so many tokens each, as they are evicted one by one.
+    fn evicted(&mut self, ways: &[i64], len: i64) -> Vec<i64> {
+        let mut left = ways.to_vec();
+        let mut gone = Vec::new();
+        while self.with(|prefixes, _| prefixes.evict_bytes(1)) > 0 {
+            let (here, lost): (Vec<i64>, Vec<i64>) =
+                left.iter().partition(|&&way| self.hit(&tokens(way, len)) == len.unsigned_abs());
+            gone.extend(lost);
+            left = here;
+        }
+        gone
     }
 
     fn evict(&mut self, blocks: u64) {
@@ -143,6 +163,239 @@ fn old_ends_of_a_conversation_go_before_everything_else_but_not_its_system_promp
         ends.map(|end| (is_older(&end), end.n_tokens)).collect::<BTreeSet<_>>()
     });
     assert_eq!(left, BTreeSet::from([(true, 150), (false, 150), (false, 210), (false, 230)]));
+}
+
+#[test]
+fn what_was_passed_over_because_it_was_held_keeps_its_place() {
+    for groups in [&[GLOBAL][..], &[GLOBAL, WINDOW]] {
+        for pins in [false, true] {
+            let mut desk = Desk::new(groups, 100);
+            for way in 1..=5 {
+                desk.publish(&tokens(way, 256), &format!("a{way}"), TURN);
+            }
+            if pins {
+                desk.with(|prefixes, root| prefixes.pin(root, "a1"));
+                desk.evict(groups.len() as u64);
+                desk.with(|prefixes, root| prefixes.unpin(root, "a1"));
+            } else {
+                desk.held(&tokens(1, 256), |desk| desk.evict(groups.len() as u64));
+            }
+            assert_eq!(desk.hit(&tokens(2, 256)), 0);
+            assert_eq!(desk.evicted(&[1, 3, 4, 5], 256), [1, 3, 4, 5], "{groups:?} {pins}");
+        }
+    }
+}
+
+#[test]
+fn a_head_that_was_passed_over_with_its_tail_keeps_its_place() {
+    let mut desk = Desk::new(&[GLOBAL], 100);
+    for (way, len) in [(1, 512), (2, 256), (3, 256), (4, 256)] {
+        desk.publish(&tokens(way, len), &format!("a{way}"), TURN);
+    }
+    desk.with(|prefixes, root| prefixes.pin(root, "a1"));
+    desk.evict(1);
+    desk.with(|prefixes, root| prefixes.unpin(root, "a1"));
+    assert_eq!(desk.hit(&tokens(2, 256)), 0);
+    assert_eq!(desk.evicted(&[1, 3, 4], 256), [1, 3, 4]);
+}
+
+#[test]
+fn a_superseded_end_that_was_passed_over_is_superseded_still() {
+    let mut desk = Desk::new(&[GLOBAL, WINDOW], 100);
+    desk.publish(&tokens(9, 256), "older", TURN);
+    for len in [256, 512, 768, 1000] {
+        desk.publish(&tokens(0, len), "a", TURN);
+    }
+    desk.held(&tokens(0, 256), |desk| {
+        desk.held(&tokens(0, 512), |desk| {
+            // The superseded ones are held, so what is older goes.
+            desk.evict(2);
+            assert_eq!(desk.hit(&tokens(9, 256)), 0);
+        });
+    });
+    desk.publish(&tokens(9, 256), "newer", TURN);
+    desk.evict(2);
+    let lens = desk.with(|prefixes, root| prefixes.ends(root));
+    let lens: BTreeSet<u64> = lens.iter().map(|end| end.n_tokens).collect();
+    assert_eq!(lens, BTreeSet::from([256, 768, 1000]));
+    assert_eq!(desk.hit(&tokens(9, 256)), 256);
+}
+
+/// Who of three goes first, when two of them share a block that is older than the third's.
+fn first_of_shared(groups: &[Reach], say: impl FnOnce(&mut Prefixes<'_>, Root)) -> Vec<i64> {
+    let mut desk = Desk::new(groups, 100);
+    for (way, agent) in [(1, "a"), (1, "b"), (2, "c")] {
+        desk.publish(&tokens(way, 256), agent, TURN);
+    }
+    desk.with(say);
+    desk.evicted(&[1, 2], 256)
+}
+
+#[test]
+fn what_agents_share_matters_as_much_as_to_the_one_to_whom_it_matters_most() {
+    for groups in [&[GLOBAL][..], &[GLOBAL, WINDOW]] {
+        let first = |say: &dyn Fn(&mut Prefixes<'_>, Root)| {
+            first_of_shared(groups, |prefixes, root| say(prefixes, root))[0]
+        };
+        assert_eq!(first(&|_, _| ()), 1);
+        assert_eq!(first(&|p, root| p.prioritise(root, "a", Priority::High)), 2);
+        assert_eq!(first(&|p, root| p.prioritise(root, "b", Priority::High)), 2);
+        // A higher priority that was taken back is none.
+        let back = |p: &mut Prefixes<'_>, root| {
+            p.prioritise(root, "b", Priority::High);
+            p.prioritise(root, "b", Priority::Normal);
+        };
+        assert_eq!(first(&back), 1);
+        // Low is what matters little to everybody.
+        let low = |names: &'static [&str]| {
+            move |p: &mut Prefixes<'_>, root| {
+                p.prioritise(root, "c", Priority::Low);
+                for name in names {
+                    p.prioritise(root, name, Priority::Low);
+                }
+            }
+        };
+        assert_eq!((first(&low(&["a"])), first(&low(&["a", "b"]))), (2, 1));
+    }
+}
+
+#[test]
+fn what_agents_share_goes_first_once_all_of_them_have_ended() {
+    for groups in [&[GLOBAL][..], &[GLOBAL, WINDOW]] {
+        let mut desk = Desk::new(groups, 100);
+        for (way, agent) in [(2, "live"), (1, "a"), (1, "b")] {
+            desk.publish(&tokens(way, 256), agent, TURN);
+        }
+        desk.with(|prefixes, root| prefixes.hint(root, "a", Hint::Ended));
+        let n = groups.len() as u64;
+        desk.publish(&tokens(3, 256), "passing", TURN);
+        desk.with(|prefixes, root| prefixes.hint(root, "b", Hint::Ended));
+        desk.evict(n);
+        assert_eq!((desk.hit(&tokens(1, 256)), desk.hit(&tokens(2, 256))), (0, 256));
+        // While one of them may come back, it is as that one's own.
+        for agent in ["c", "d"] {
+            desk.publish(&tokens(4, 256), agent, TURN);
+        }
+        desk.with(|prefixes, root| {
+            prefixes.hint(root, "c", Hint::Ended);
+            prefixes.hint(root, "d", Hint::Waiting);
+            prefixes.set_time(60_000);
+        });
+        desk.publish(&tokens(5, 256), "e", TURN);
+        assert_eq!(desk.evicted(&[2, 3, 4, 5], 256), [4, 2, 3, 5]);
+    }
+}
+
+#[test]
+fn a_crowd_of_any_size_knows_to_whom_it_matters() {
+    for groups in [&[GLOBAL][..], &[GLOBAL, WINDOW]] {
+        let mut desk = Desk::new(groups, 1000);
+        for n in 0..100 {
+            let agent = format!("a{n}");
+            desk.publish(&tokens(1, 256), &agent, TURN);
+            let hint = if n < 99 { Hint::Ended } else { Hint::Active };
+            desk.with(|prefixes, root| prefixes.hint(root, &agent, hint));
+        }
+        desk.with(|prefixes, root| prefixes.prioritise(root, "high", Priority::High));
+        desk.publish(&tokens(1, 256), "high", TURN);
+        desk.publish(&tokens(2, 256), "normal", TURN);
+        assert_eq!(desk.evicted(&[1, 2], 256), [2, 1]);
+    }
+}
+
+#[test]
+fn whoever_takes_the_place_of_an_agent_that_ended_has_not_ended() {
+    let mut desk = Desk::new(&[GLOBAL], 100);
+    desk.publish(&tokens(1, 256), "ended", TURN);
+    desk.publish(&tokens(2, 256), "old", TURN);
+    desk.with(|prefixes, root| prefixes.hint(root, "ended", Hint::Ended));
+    desk.evict(1);
+    desk.publish(&tokens(3, 256), "young", TURN);
+    assert_eq!(desk.evicted(&[2, 3], 256), [2, 3]);
+}
+
+#[test]
+fn a_pin_holds_what_is_wanted_and_no_more() {
+    for groups in [&[GLOBAL][..], &[GLOBAL, WINDOW]] {
+        let mut desk = Desk::new(groups, 100);
+        let root = desk.root;
+        desk.with(|prefixes, _| prefixes.pin(root, "p"));
+        let n = groups.len() as u64;
+        let forget = |desk: &mut Desk, end| {
+            desk.with(|prefixes, root| prefixes.withdraw(root, end, "p"));
+            desk.memory.used()
+        };
+        let (first, second) =
+            (desk.publish(&tokens(1, 512), "p", TURN), desk.publish(&tokens(2, 256), "p", TURN));
+        assert_eq!(desk.memory.used(), (3 + 2 * (n - 1)) * BLOCK);
+        assert_eq!(forget(&mut desk, first), n * BLOCK);
+        assert_eq!(desk.hit(&tokens(1, 512)), 0);
+        // The least recently used that is nobody's pin goes, and then nothing.
+        desk.publish(&tokens(3, 256), "other", TURN);
+        assert!(desk.with(|prefixes, _| prefixes.drop_oldest(root)));
+        assert!(!desk.with(|prefixes, _| prefixes.drop_oldest(root)));
+        assert_eq!((desk.hit(&tokens(2, 256)), desk.hit(&tokens(3, 256))), (256, 0));
+        assert_eq!(desk.with(|prefixes, root| prefixes.pinned_bytes(root)), n * BLOCK);
+        desk.held(&tokens(2, 256), |desk| {
+            assert_eq!(desk.with(|prefixes, root| prefixes.pinned_bytes(root)), 0);
+        });
+        assert_eq!(forget(&mut desk, second), 0);
+        desk.publish(&tokens(4, 256), "p", TURN);
+        desk.with(|prefixes, _| prefixes.clear(root));
+        assert_eq!((desk.memory.used(), desk.memory.cached()), (0, 0));
+    }
+}
+
+#[test]
+fn what_is_due_expires_beside_what_is_held() {
+    for groups in [&[GLOBAL][..], &[GLOBAL, WINDOW]] {
+        let mut desk = Desk::new(groups, 100);
+        desk.with(|prefixes, _| prefixes.set_time(1000));
+        for (way, len) in [(1, 256), (2, 256), (3, 600)] {
+            desk.publish(&tokens(way, len), "a", TURN);
+        }
+        // The head of this one is in another lane than its tail.
+        desk.publish(&tokens(4, 256), "a", TURN);
+        desk.publish(&tokens(4, 512), "b", TURN);
+        desk.with(|prefixes, _| prefixes.set_time(2000));
+        desk.publish(&tokens(5, 256), "a", TURN);
+        desk.held(&tokens(1, 256), |desk| desk.with(|prefixes, _| prefixes.expire(2000)));
+        let hits = [1, 2, 3, 4, 5].map(|way| desk.hit(&tokens(way, 600)));
+        assert_eq!(hits, [256, 0, 0, 0, 256], "{groups:?}");
+        desk.with(|prefixes, _| prefixes.expire(2000));
+        assert_eq!(desk.hit(&tokens(1, 256)), 0);
+    }
+}
+
+#[test]
+fn a_namespace_that_is_closed_or_whose_pool_changes_says_that_all_is_gone() {
+    for closes in [true, false] {
+        let mut desk = Desk::new(&[GLOBAL, WINDOW], 100);
+        let root = desk.root;
+        desk.publish(&tokens(1, 256), "a", TURN);
+        desk.with(|prefixes, _| prefixes.subscribe(root));
+        if closes {
+            desk.with(|prefixes, _| prefixes.close(root));
+        } else {
+            let group = GroupSpec {
+                name: "next".into(),
+                reach: GLOBAL,
+                bytes_per_block: BLOCK,
+                max_blocks_per_agent: None,
+                arrays_per_block: 1,
+            };
+            desk.memory.pool(&desk.key).unwrap().reconfigure(vec![group]).unwrap();
+        }
+        let events = desk.with(|prefixes, _| prefixes.drain_events(root));
+        let told: Vec<_> = events.iter().map(|e| (e.change, e.group.index(), e.block)).collect();
+        assert!(
+            told[..2]
+                .iter()
+                .all(|(change, _, block)| { *change == Change::Stored && block.is_some() })
+        );
+        assert_eq!(told[2..], [(Change::Cleared, 0, None), (Change::Cleared, 1, None)]);
+        assert!(desk.with(|prefixes, _| prefixes.drain_events(root)).is_empty());
+    }
 }
 
 #[test]

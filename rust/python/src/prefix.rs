@@ -9,7 +9,7 @@ use semantic_core::{
     Priority, Refusal, Root, Span,
 };
 
-use crate::arguments::{Count, Name};
+use crate::arguments::{Count, Name, Setting};
 use crate::draft::Draft;
 use crate::errors::Class;
 use crate::hold::{Hold, Spans};
@@ -71,7 +71,7 @@ impl Drop for Namespace {
 
 type Ends = Vec<(u64, u64, u8, Vec<String>)>;
 type EventRow<'py> =
-    (&'static str, u64, String, Bound<'py, PyBytes>, Bound<'py, PyBytes>, u64, u64);
+    (&'static str, Option<u64>, String, Bound<'py, PyBytes>, Bound<'py, PyBytes>, u64, u64);
 
 #[pyclass(module = "semantic._native", frozen)]
 pub(crate) struct PrefixIndex {
@@ -106,14 +106,19 @@ impl PrefixIndex {
 #[pymethods]
 impl PrefixIndex {
     #[new]
-    #[pyo3(signature = (pool, root, key_bytes=32), text_signature = "(pool, root, key_bytes=32)")]
-    fn new(py: Python<'_>, pool: Py<Pool>, root: &[u8], key_bytes: usize) -> PyResult<Self> {
+    #[pyo3(signature = (pool, root, key_bytes=Setting(32)), text_signature = "(pool, root, key_bytes=32)")]
+    fn new(py: Python<'_>, pool: Py<Pool>, root: &[u8], key_bytes: Setting) -> PyResult<Self> {
         let root = root.try_into().map_err(|_| {
             Class::BlockArgumentType.bare(py, "a root is 32 bytes, such as Namespace.root")
         })?;
+        let key_width = KeyWidth(usize::try_from(key_bytes.0).unwrap_or(usize::MAX));
+        if key_width.0 > KeyWidth::default().0 {
+            let message = format!("a key has 32 bytes, not {}", key_width.0);
+            return Err(Class::PoolConfiguration.bare(py, &message));
+        }
         let (groups, root) = pool.get().brief(py, |mut pool| {
             let groups = pool.groups().map(|group| group.name.clone()).collect();
-            Ok((groups, pool.prefixes().open(Key::from_bytes(root), KeyWidth(key_bytes))))
+            Ok((groups, pool.prefixes().open(Key::from_bytes(root), key_width)))
         })?;
         Ok(Self { namespace: Arc::new(Namespace { pool, root, groups }) })
     }
@@ -189,7 +194,7 @@ impl PrefixIndex {
     }
 
     fn expire(&self, py: Python<'_>, before_ms: Count) -> PyResult<()> {
-        self.call(py, |prefixes, _| {
+        self.namespace.long(py, |prefixes| {
             prefixes.expire(before_ms.0);
             Ok(())
         })
@@ -207,8 +212,8 @@ impl PrefixIndex {
         id_list(py, self.call(py, |prefixes, _| Ok(prefixes.drain_gone()))?)
     }
 
-    fn set_policy(&self, py: Python<'_>, order: &str) -> PyResult<()> {
-        let policy = match order {
+    fn set_policy(&self, py: Python<'_>, order: Name<'_>) -> PyResult<()> {
+        let policy = match order.0 {
             "lru" => Policy::Lru,
             "resident" => Policy::Resident,
             "scan_resistant" => Policy::ScanResistant,
@@ -233,8 +238,8 @@ impl PrefixIndex {
         })
     }
 
-    fn hint(&self, py: Python<'_>, agent_id: Name<'_>, word: &str) -> PyResult<()> {
-        let hint = match word {
+    fn hint(&self, py: Python<'_>, agent_id: Name<'_>, word: Name<'_>) -> PyResult<()> {
+        let hint = match word.0 {
             "active" => Hint::Active,
             "waiting" => Hint::Waiting,
             "ended" => Hint::Ended,
@@ -249,8 +254,8 @@ impl PrefixIndex {
         })
     }
 
-    fn prioritise(&self, py: Python<'_>, agent_id: Name<'_>, word: &str) -> PyResult<()> {
-        let priority = match word {
+    fn prioritise(&self, py: Python<'_>, agent_id: Name<'_>, word: Name<'_>) -> PyResult<()> {
+        let priority = match word.0 {
             "low" => Priority::Low,
             "normal" => Priority::Normal,
             "high" => Priority::High,
@@ -277,6 +282,11 @@ impl PrefixIndex {
             prefixes.unpin(root, agent_id.0);
             Ok(())
         })
+    }
+
+    #[getter]
+    fn pinned_bytes(&self, py: Python<'_>) -> PyResult<u64> {
+        self.call(py, |prefixes, root| Ok(prefixes.pinned_bytes(root)))
     }
 
     fn ends_of(&self, py: Python<'_>, agent_id: Name<'_>) -> PyResult<Vec<u64>> {
@@ -326,9 +336,10 @@ impl PrefixIndex {
             let change = match event.change {
                 Change::Stored => "stored",
                 Change::Removed => "removed",
+                Change::Cleared => "cleared",
             };
             let group = self.namespace.group_name(event.group).to_owned();
-            let block = BlockId::raw(event.block);
+            let block = event.block.map(BlockId::raw);
             (change, block, group, key(event.key), key(event.parent), event.lo, event.hi)
         };
         Ok(events.into_iter().map(row).collect())

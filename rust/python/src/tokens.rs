@@ -145,10 +145,23 @@ fn of_tuple(tuple: &Bound<'_, PyTuple>) -> PyResult<Tokens> {
     collected(tuple.py(), tuple.len(), ids)
 }
 
-/// The ids of a one-dimensional buffer of integers, such as an array or a numpy array has.
+/// The ids of a one-dimensional buffer of integers, such as an array or a numpy array has. None for
+/// any other, and for one of another byte order than this machine's: those are read item by item.
 fn buffered(tokens: &Bound<'_, PyAny>) -> Option<Tokens> {
     fn of<T: pyo3::buffer::Element + Into<i64>>(tokens: &Bound<'_, PyAny>) -> Option<Tokens> {
         let buffer = PyBuffer::<T>::get(tokens).ok().filter(|buffer| buffer.dimensions() == 1)?;
+        let foreign: &[u8] = if cfg!(target_endian = "little") { b">!" } else { b"<" };
+        if buffer.format().to_bytes().first().is_some_and(|order| foreign.contains(order)) {
+            return None;
+        }
+        if buffer.is_c_contiguous() && !buffer.buf_ptr().is_null() {
+            // SAFETY: the buffer is so many aligned items of this type in a row, which its exporter
+            // keeps while it is taken; we are attached, so that no Python code writes to it meanwhile.
+            let ids: &[T] =
+                unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast(), buffer.item_count()) };
+            return Some(Tokens::copied(ids.iter().map(|&id| id.into())));
+        }
+        // With gaps between the items.
         Some(Tokens::copied(buffer.to_vec(tokens.py()).ok()?.iter().map(|&id| id.into())))
     }
     of::<i64>(tokens)

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use crate::id::SlotIndex;
 use crate::prefix::Root;
+use crate::prefix::crowds::CrowdId;
 use crate::prefix::end::EndId;
 
 /// The place of an agent among those that publish.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct AgentId(u32);
 
 impl AgentId {
@@ -53,6 +54,8 @@ pub(crate) struct Agent {
     pub(crate) pinned: Option<Vec<SlotIndex>>,
     /// What it has published and still wants.
     pub(crate) ends: Vec<EndId>,
+    /// The crowds that it is in.
+    pub(crate) crowds: Vec<CrowdId>,
     /// How often it has asked.
     pub(crate) requests: u32,
     /// How long it usually stays away between two requests.
@@ -70,6 +73,7 @@ impl Default for Agent {
             priority: Priority::default(),
             pinned: None,
             ends: Vec::new(),
+            crowds: Vec::new(),
             requests: 0,
             gap_ms: FIRST_GAP_MS,
             left_at: None,
@@ -95,6 +99,11 @@ impl Agent {
         }
         self.requests = self.requests.saturating_add(1);
         self.hint = Hint::Active;
+    }
+
+    /// Whether it may still come back, as far as was said.
+    pub(crate) fn is_expected(&self) -> bool {
+        self.hint != Hint::Ended
     }
 
     /// Whether there is nothing to remember: habits are remembered until the session ends, and
@@ -168,14 +177,15 @@ impl Agents {
     }
 
     /// Forget an agent of whom there is nothing to remember.
-    pub(crate) fn leave_if_idle(&mut self, id: AgentId) {
-        if self.get(id).is_some_and(Agent::is_idle)
-            && let Some(agent) = self.entries[id.0 as usize].take()
-        {
-            if let Some(names) = self.by_name.get_mut(&agent.root) {
-                names.remove(&agent.name);
-            }
-            self.vacant.push(id);
+    pub(crate) fn leave_if_idle(&mut self, id: AgentId) -> Option<Agent> {
+        if !self.get(id).is_some_and(Agent::is_idle) {
+            return None;
         }
+        let agent = self.entries[id.0 as usize].take()?;
+        if let Some(names) = self.by_name.get_mut(&agent.root) {
+            names.remove(&agent.name);
+        }
+        self.vacant.push(id);
+        Some(agent)
     }
 }

@@ -7,7 +7,9 @@ use crate::books::Books;
 use crate::error::Error;
 use crate::group::BLOCK;
 use crate::id::SlotIndex;
-use crate::prefix::node::NodeId;
+use crate::prefix::end::{End, EndId};
+use crate::prefix::node::{NodeId, Owner};
+use crate::prefix::wishes::SUPERSEDED;
 use crate::prefix::{Index, Root};
 use crate::slot::State;
 
@@ -31,6 +33,7 @@ impl Index {
         }
         agree(n_nodes <= self.nodes.len(), "the number of nodes")?;
         self.check_ends(&found)?;
+        self.check_agents()?;
         self.check_orders(books)?;
         for (slot, entry) in books.blocks.slots.iter() {
             if let State::Indexed { node, leases } = entry.state {
@@ -96,7 +99,32 @@ impl Index {
         Ok(())
     }
 
+    fn check_agents(&self) -> Result<(), Error> {
+        let mut n_nodes: HashMap<u32, usize> = HashMap::new();
+        for id in self.nodes.iter() {
+            let Owner::Many(crowd) = self.nodes[id].owner else { continue };
+            *n_nodes.entry(crowd.number()).or_default() += 1;
+            let n = n_nodes[&crowd.number()];
+            agree(n <= self.crowds.n_nodes(crowd), "the nodes of a crowd")?;
+        }
+        let counted: usize = n_nodes.len();
+        agree(counted == self.crowds.len(), "the number of crowds")?;
+        for (id, agent) in self.agents.iter() {
+            for &crowd in &agent.crowds {
+                agree(self.crowds.members(crowd).contains(&id), "the crowds of an agent")?;
+                let n = n_nodes.get(&crowd.number());
+                agree(n == Some(&self.crowds.n_nodes(crowd)), "the nodes of a crowd")?;
+            }
+            let pinned = agent.pinned.as_ref();
+            let holds = pinned.is_none_or(|slots| *slots == self.needed(agent));
+            agree(holds, "what a pin holds")?;
+        }
+        Ok(())
+    }
+
     fn check_orders(&self, books: &Books<'_>) -> Result<(), Error> {
+        let (n_listed, is_sorted) = self.order.counted();
+        agree(is_sorted, "the order of uses")?;
         let n_ends = self.ends.iter().count();
         let counted: usize = self.namespaces.iter().flatten().map(|space| space.n_ends).sum();
         agree(counted == n_ends, "the number of ends")?;
@@ -108,8 +136,12 @@ impl Index {
             };
             agree(self.nodes.iter().all(is_listed), "the order of leaves")
         } else {
-            let listed = self.ends.iter().all(|(id, _)| self.order.contains(id.0));
-            agree(listed && self.order.len() == n_ends, "the order of ends")
+            let lane = |(id, end): (EndId, &End)| {
+                let lane = self.order.lane_of(id.0)?;
+                (lane == SUPERSEDED || lane == self.lane(end.node)).then_some(())
+            };
+            let is_listed = self.ends.iter().map(lane).all(|listed| listed.is_some());
+            agree(is_listed && n_listed == n_ends, "the order of ends")
         }
     }
 }

@@ -198,7 +198,8 @@ impl Prefixes<'_> {
         gone
     }
 
-    /// The least recently used end of a namespace goes, with what only it needs; False for none.
+    /// The least recently used end of a namespace that no pin keeps goes, with what only it needs;
+    /// False for none.
     pub fn drop_oldest(&mut self, root: Root) -> bool {
         self.index.drop_oldest(&mut self.books, root)
     }
@@ -208,7 +209,7 @@ impl Prefixes<'_> {
         self.index.expire(&mut self.books, before_ms);
     }
 
-    /// Forget everything of a namespace that no running sequence holds.
+    /// Forget everything of a namespace that no running sequence holds, what is pinned included.
     pub fn clear(&mut self, root: Root) {
         self.index.clear(&mut self.books, root);
     }
@@ -239,6 +240,12 @@ impl Prefixes<'_> {
     /// Let what a pin kept go its usual way.
     pub fn unpin(&mut self, root: Root, agent: &str) {
         self.index.unpin(&mut self.books, root, agent);
+    }
+
+    /// Bytes of the blocks that nobody holds but the pins of a namespace.
+    #[must_use]
+    pub fn pinned_bytes(&self, root: Root) -> u64 {
+        self.index.pinned_bytes(&self.books, root)
     }
 
     // Readings ----------------------------------------------------------------------------------
@@ -284,7 +291,8 @@ impl Prefixes<'_> {
         self.index.subscribe(&self.books, root);
     }
 
-    /// The events of a namespace since the last call.
+    /// The events of a namespace since the last call. Those of one that was closed, or whose pool
+    /// serves other groups by now, end with [`Change::Cleared`](crate::Change::Cleared) of each group.
     pub fn drain_events(&mut self, root: Root) -> Vec<Event> {
         self.index.drain_events(root)
     }

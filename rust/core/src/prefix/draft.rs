@@ -141,7 +141,7 @@ impl Index {
     /// Evict what is worth no more than something new, until that fits; False when it cannot.
     fn evict_for(&mut self, books: &mut Books<'_>, wants: &[Want], worth: Dispensable) -> bool {
         while books.bytes_short(wants) == 0 && !books.fits_free(wants) {
-            match self.order.first(self.now) {
+            match self.next_victim(books) {
                 Some((_, other)) if other >= worth => {
                     if !self.evict(books, ONE_BLOCK) {
                         return true;

@@ -6,7 +6,6 @@ use crate::blocks::Cost;
 use crate::books::Books;
 use crate::group::BLOCK;
 use crate::id::SlotIndex;
-use crate::prefix::agents::AgentId;
 use crate::prefix::end::{End, EndId};
 use crate::prefix::node::{NodeId, Piece};
 use crate::prefix::order::Dispensable;
@@ -34,32 +33,51 @@ impl Index {
     }
 
     fn evict_end(&mut self, books: &mut Books<'_>) -> bool {
-        let mut passed_over = Vec::new();
-        let victim = loop {
-            let Some((place, _)) = self.order.first(self.now) else { break None };
-            let id = EndId(place);
-            // One that a running sequence holds whole frees nothing; parts of it may be shared.
-            if !self.ends.get(id).is_some_and(|end| self.is_held(books, end)) {
-                break Some(id);
-            }
-            self.order.remove(place);
-            passed_over.push(id);
-        };
-        for id in passed_over {
-            self.touch_end(id);
-        }
-        let Some(id) = victim else { return false };
-        self.drop_counted(books, id);
+        let Some((place, _)) = self.next_victim(books) else { return false };
+        self.drop_counted(books, EndId(place));
         true
     }
 
-    /// Whether all that a hit at an end needs last is leased, or the end is pinned.
+    /// What goes next, and how little it is worth; what may not go now is set aside on the way, and
+    /// keeps its place in the order.
+    pub(super) fn next_victim(&mut self, books: &Books<'_>) -> Option<(u32, Dispensable)> {
+        loop {
+            let next = self.order.first(self.now)?;
+            if self.goes_by_leaves() {
+                if self.is_idle_leaf(books, NodeId::at(next.0)) {
+                    return Some(next);
+                }
+            } else {
+                let id = EndId(next.0);
+                if !self.ends.get(id).is_some_and(|end| self.is_held(books, end)) {
+                    return Some(next);
+                }
+                self.passed_over.push(id);
+            }
+            self.order.set_aside(next.0);
+        }
+    }
+
+    /// Ends that were passed over may go again when nothing holds them any more.
+    pub(super) fn restore_ends(&mut self, books: &Books<'_>) {
+        let mut still_held = std::mem::take(&mut self.passed_over);
+        still_held.retain(|&id| {
+            let is_aside = self.order.is_aside(id.0);
+            let is_held = self.ends.get(id).is_some_and(|end| self.is_held(books, end));
+            if is_aside && !is_held {
+                self.order.restore(id.0);
+            }
+            is_aside && is_held
+        });
+        self.passed_over = still_held;
+    }
+
+    /// Whether all that a hit at an end needs last is leased, or the end is pinned: one that a
+    /// running sequence holds whole frees nothing. Parts of it may be shared.
     fn is_held(&self, books: &Books<'_>, end: &End) -> bool {
-        let is_pinned =
-            |&id: &AgentId| self.agents.get(id).is_some_and(|agent| agent.pinned.is_some());
         let whole = self.nodes[end.node].whole.iter().map(|whole| whole.slot);
         let mut needed = whole.chain(end.reads.iter().copied()).peekable();
-        end.agents.iter().any(is_pinned)
+        self.is_pinned(end)
             || (needed.peek().is_some() && needed.all(|slot| books.leases(slot) > 0))
     }
 
@@ -73,9 +91,10 @@ impl Index {
         }
     }
 
-    /// The least recently used end of a namespace goes; False when there is none.
+    /// The least recently used end of a namespace that no pin keeps goes; False when there is none.
     pub(crate) fn drop_oldest(&mut self, books: &mut Books<'_>, root: Root) -> bool {
-        let here = self.ends.iter().filter(|(_, end)| end.root == root);
+        let may_go = |end: &End| end.root == root && !self.is_pinned(end);
+        let here = self.ends.iter().filter(|(_, end)| may_go(end));
         let oldest = here.min_by_key(|(id, end)| (end.last_use, *id)).map(|(id, _)| id);
         oldest.is_some_and(|id| {
             self.drop_counted(books, id);
@@ -89,13 +108,10 @@ impl Index {
             self.expire_leaves(books, before);
             return;
         }
-        let may_go = |id: &EndId| {
-            self.order.used_at(id.0).is_some_and(|at| at < before)
-                && !self.ends.get(*id).is_some_and(|end| self.is_held(books, end))
-        };
-        let ends: Vec<EndId> = self.order.iter().map(EndId).filter(may_go).collect();
-        for id in ends {
-            self.drop_end(books, id);
+        for id in self.order.due(before).into_iter().map(EndId) {
+            if !self.ends.get(id).is_some_and(|end| self.is_held(books, end)) {
+                self.drop_end(books, id);
+            }
         }
     }
 
@@ -107,20 +123,24 @@ impl Index {
         handle: EndHandle,
         agent: &str,
     ) {
-        if let (Some(id), Some(agent)) = (self.ends.find(handle), self.agents.find(root, agent))
-            && self.unclaim(id, agent)
-        {
+        let (Some(id), Some(agent)) = (self.ends.find(handle), self.agents.find(root, agent))
+        else {
+            return;
+        };
+        if self.unclaim(id, agent) {
             self.drop_end(books, id);
         }
+        self.renew_pin(books, agent);
     }
 
-    /// Forget everything of a namespace that no lease holds.
+    /// Forget everything of a namespace that no running sequence holds, what is pinned included.
     pub(crate) fn clear(&mut self, books: &mut Books<'_>, root: Root) {
         let here = self.ends.iter().filter(|(_, end)| end.root == root);
         let ends: Vec<EndId> = here.map(|(id, _)| id).collect();
         for id in ends {
             self.drop_end(books, id);
         }
+        self.renew_pins(books);
     }
 
     /// Forget a published end and all that nothing else needs.
@@ -240,6 +260,7 @@ impl Index {
             self.detach(books, id, &piece);
         }
         let parent = self.nodes[id].parent;
+        self.disown(id);
         self.nodes.cut(id);
         if let Some(parent) = parent.filter(|_| self.goes_by_leaves()) {
             self.list_leaf(books, parent);

@@ -19,14 +19,9 @@ impl Index {
     pub(super) fn evict_leaves(&mut self, books: &mut Books<'_>, mut missing: Cost) -> bool {
         let mut has_gone = false;
         while missing != Cost::default()
-            && let Some((place, _)) = self.order.first(self.now)
+            && let Some((place, _)) = self.next_victim(books)
         {
             let leaf = NodeId::at(place);
-            if !self.is_idle_leaf(books, leaf) {
-                // Not to be looked at again, whatever its lane: it comes back as an idle leaf.
-                self.order.remove(place);
-                continue;
-            }
             let tail = self.next_tail(books, leaf, &mut missing);
             let root = self.nodes[leaf].root;
             let n = self.drop_tail(books, &tail);
@@ -38,19 +33,21 @@ impl Index {
         has_gone
     }
 
-    /// Leaves that were last used before that time go.
+    /// Leaves that were last used before that time go, and what becomes a leaf and was.
     pub(super) fn expire_leaves(&mut self, books: &mut Books<'_>, before: u64) {
-        loop {
-            let is_old = |&place: &u32| {
-                self.order.used_at(place).is_some_and(|at| at < before)
-                    && self.is_idle_leaf(books, NodeId::at(place))
-            };
-            let Some(place) = self.order.firsts().find(is_old) else { return };
-            self.drop_tail(books, &[NodeId::at(place)]);
+        for place in self.order.due(before) {
+            let mut next = Some(NodeId::at(place));
+            while let Some(id) = next
+                && self.order.used_at(id.place()).is_some_and(|at| at < before)
+                && self.is_idle_leaf(books, id)
+            {
+                next = self.nodes[id].parent;
+                self.drop_tail(books, &[id]);
+            }
         }
     }
 
-    fn is_idle_leaf(&self, books: &Books<'_>, id: NodeId) -> bool {
+    pub(super) fn is_idle_leaf(&self, books: &Books<'_>, id: NodeId) -> bool {
         self.nodes[id].children.is_empty() && self.is_idle(books, id)
     }
 
@@ -100,6 +97,9 @@ impl Index {
         let end = self.join_ends(leaf);
         self.order.remove_row(tail.iter().map(|id| id.place()));
         let n = self.free_whole(books, root, tail);
+        for &id in tail {
+            self.disown(id);
+        }
         self.nodes.cut_tail(tail);
         if let Some(parent) = parent {
             self.list_leaf(books, parent);
@@ -180,7 +180,11 @@ impl Index {
         let node = &self.nodes[id];
         let is_leaf = node.parent.is_some() && node.children.is_empty();
         if is_leaf && !self.order.contains(id.place()) && !self.is_leased(books, id) {
-            self.touch_node(id);
+            if self.order.is_aside(id.place()) {
+                self.order.restore(id.place());
+            } else {
+                self.touch_node(id);
+            }
         }
     }
 }

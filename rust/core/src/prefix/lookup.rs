@@ -150,9 +150,9 @@ impl Index {
     pub(crate) fn used(&mut self, root: Root, plan: &HitPlan, agent: &str) {
         let agent = self.arrive(root, agent);
         let path = self.remaining(root, plan);
-        for &id in path.iter().rev() {
-            self.own(id, agent);
-            if self.goes_by_leaves() {
+        self.own(&path, agent);
+        if self.goes_by_leaves() {
+            for &id in path.iter().rev() {
                 self.touch_node(id);
             }
         }
@@ -205,12 +205,16 @@ impl Index {
             }
             node.is_some()
         });
+        let has_rested = !at_rest.is_empty();
         for (slot, node) in at_rest {
             let Some(node) = node else { continue };
             if self.goes_by_leaves() {
                 self.list_leaf(books, node);
             }
             self.settle_piece(books, node, slot);
+        }
+        if has_rested {
+            self.restore_ends(books);
         }
     }
 }

@@ -26,6 +26,7 @@
 
 mod agents;
 mod check;
+mod crowds;
 mod door;
 mod draft;
 mod end;
@@ -36,6 +37,7 @@ mod leaves;
 mod lookup;
 mod node;
 pub(crate) mod order;
+mod pins;
 mod policy;
 mod publish;
 mod wishes;
@@ -52,13 +54,16 @@ pub use publish::Published;
 
 pub(crate) use node::NodeId;
 
+use std::collections::HashMap;
+
 use crate::books::Books;
 use crate::error::Error;
 use crate::group::{GroupId, Groups};
 use crate::id::BlockId;
 use crate::key::{Key, KeyWidth};
 use crate::prefix::agents::Agents;
-use crate::prefix::end::Ends;
+use crate::prefix::crowds::Crowds;
+use crate::prefix::end::{EndId, Ends};
 use crate::prefix::node::{Nodes, Piece, Whole};
 use crate::prefix::order::Order;
 use crate::reach::Reach;
@@ -104,8 +109,14 @@ pub(crate) struct Index {
     agents: Agents,
     /// By root, of which none is ever used again.
     namespaces: Vec<Option<Namespace>>,
+    /// What is still to be told of namespaces that are closed.
+    last_events: HashMap<Root, Vec<Event>>,
     /// When they go: nodes where every group is unbounded, else ends.
     order: Order,
+    /// Ends that were passed over because something holds them; set aside in the order.
+    passed_over: Vec<EndId>,
+    /// Who uses the same nodes.
+    crowds: Crowds,
     /// Uses of ends so far.
     uses: u64,
     policy: Policy,
@@ -128,7 +139,10 @@ impl Index {
             ends: Ends::default(),
             agents: Agents::default(),
             namespaces: Vec::new(),
+            last_events: HashMap::new(),
             order: Order::default(),
+            passed_over: Vec::new(),
+            crowds: Crowds::default(),
             uses: 0,
             policy: Policy::default(),
             now: 0,
@@ -144,9 +158,13 @@ impl Index {
         for id in self.ends.iter().map(|(id, _)| id).collect::<Vec<_>>() {
             self.ends.remove(id);
         }
+        for root in (0..).map(Root).take(self.namespaces.len()) {
+            self.take_leave(root);
+        }
         // Roots and handles of before must never name anything of after.
         *self = Self {
             namespaces: self.namespaces.iter().map(|_| None).collect(),
+            last_events: std::mem::take(&mut self.last_events),
             ends: std::mem::take(&mut self.ends),
             gone: std::mem::take(&mut self.gone),
             policy: self.policy,
@@ -172,6 +190,10 @@ impl Index {
 
     /// Close a namespace: what no running sequence holds goes at once, the rest when it is released.
     pub(crate) fn close(&mut self, books: &mut Books<'_>, root: Root) {
+        if self.space(root).is_none() {
+            self.last_events.remove(&root);
+        }
+        self.take_leave(root);
         self.dismiss(books, root);
         self.clear(books, root);
         let place = self.namespaces.get_mut(root.0 as usize);
@@ -248,38 +270,6 @@ impl Index {
         path.reverse();
         let tokens = path.iter().flat_map(|&id| self.nodes[id].tokens.all().iter());
         Some(tokens.take(usize::try_from(end.at).unwrap_or(usize::MAX)).collect())
-    }
-
-    // Events ------------------------------------------------------------------------------------
-
-    /// Start to record events: from an empty picture, what is here now is stored first.
-    pub(crate) fn subscribe(&mut self, books: &Books<'_>, root: Root) {
-        let Some(space) = self.space_mut(root).filter(|space| space.events.is_none()) else {
-            return;
-        };
-        space.events = Some(Vec::new());
-        let top = space.top;
-        for id in self.behind(top) {
-            let pieces: Vec<Piece> = self.nodes[id].pieces().collect();
-            for piece in &pieces {
-                self.record(books, Change::Stored, id, piece);
-            }
-        }
-    }
-
-    pub(crate) fn drain_events(&mut self, root: Root) -> Vec<Event> {
-        let events = self.space_mut(root).and_then(|space| space.events.as_mut());
-        events.map(std::mem::take).unwrap_or_default()
-    }
-
-    #[inline]
-    fn record(&mut self, books: &Books<'_>, change: Change, id: NodeId, piece: &Piece) {
-        let Self { nodes, namespaces, .. } = self;
-        let node = &nodes[id];
-        let space = namespaces.get_mut(node.root.0 as usize).and_then(Option::as_mut);
-        if let Some(events) = space.and_then(|space| space.events.as_mut()) {
-            events.push(nodes.event(books, change, node, piece));
-        }
     }
 
     // Pieces ------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ use crate::group::{BLOCK_TOKENS, GroupId};
 use crate::id::SlotIndex;
 use crate::key::Key;
 use crate::prefix::agents::AgentId;
+use crate::prefix::crowds::CrowdId;
 use crate::prefix::end::EndId;
 use crate::prefix::{Change, Event, Root};
 use crate::tokens::{TokenSlice, Tokens};
@@ -72,18 +73,7 @@ pub(crate) enum Owner {
     /// Only this agent has used it.
     One(AgentId),
     /// More than one agent has used it.
-    Many,
-}
-
-impl Owner {
-    /// Whose it is once this agent uses it.
-    pub(crate) fn with(self, agent: AgentId) -> Self {
-        match self {
-            Self::Nobody => Self::One(agent),
-            Self::One(owner) if owner == agent => self,
-            Self::One(_) | Self::Many => Self::Many,
-        }
-    }
+    Many(CrowdId),
 }
 
 /// One token block. What a lookup reads lies together in a line of the CPU's cache, and so does what
@@ -202,12 +192,13 @@ impl Nodes {
         for &id in tail {
             let node = &mut self[id];
             debug_assert!(node.ends.is_empty() && node.parts.is_empty());
+            debug_assert!(node.owner == Owner::Nobody, "whose it was is told before");
             node.is_here = false;
             node.parent = None;
             node.children.clear();
             node.tokens.truncate(0);
             node.whole.clear();
-            (node.owner, node.number) = (Owner::Nobody, 0);
+            node.number = 0;
         }
         self.vacant.extend_from_slice(tail);
     }
@@ -302,7 +293,7 @@ impl Nodes {
     ) -> Event {
         Event {
             change,
-            block: books.blocks.id(piece.slot),
+            block: Some(books.blocks.id(piece.slot)),
             group: piece.group,
             key: node.key,
             parent: node.parent.map_or_else(Key::default, |parent| self[parent].key),

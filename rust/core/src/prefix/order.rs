@@ -1,6 +1,7 @@
 //! The order of eviction: lanes of places, and which lane's first place goes next.
 //!
-//! Within a lane the least recently used goes first. Lanes compare by how long their agent is
+//! Within a lane the least recently used goes first. A place that may not go now is set aside and comes
+//! back where it was: to be passed over is no use. Lanes compare by how long their agent is
 //! expected to stay away: at least its `floor`, and at least as long as its first place has not been
 //! used. So a lane's worth stands still until its crossing time and falls from then on, all such
 //! lanes at the same pace; both kinds are kept sorted, and a choice costs O(log lanes).
@@ -51,6 +52,8 @@ struct Links {
     after: u32,
     lane: Lane,
     is_here: bool,
+    /// Taken out for a while, to come back where it was.
+    is_aside: bool,
     /// When it was last used, in time and in order.
     used_at: u64,
     use_number: u64,
@@ -61,6 +64,7 @@ const APART: Links = Links {
     after: NOBODY,
     lane: Lane(0),
     is_here: false,
+    is_aside: false,
     used_at: 0,
     use_number: 0,
 };
@@ -80,12 +84,13 @@ struct LaneState {
     /// Since when its first place counts as away, and where that has put the lane.
     filed: Option<(i64, Filed)>,
     is_dirty: bool,
+    n_aside: usize,
 }
 
 impl Default for LaneState {
     fn default() -> Self {
         let standing = Standing::default();
-        Self { first: NOBODY, last: NOBODY, standing, filed: None, is_dirty: false }
+        Self { first: NOBODY, last: NOBODY, standing, filed: None, is_dirty: false, n_aside: 0 }
     }
 }
 
@@ -106,15 +111,17 @@ pub(crate) struct Order {
     chosen: Option<(u64, Lane, Dispensable)>,
     uses: u64,
     len: usize,
+    n_aside: usize,
 }
 
 impl Order {
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
     pub(crate) fn contains(&self, place: u32) -> bool {
         self.links.get(place as usize).is_some_and(|links| links.is_here)
+    }
+
+    /// Whether a place was set aside, to be put back.
+    pub(crate) fn is_aside(&self, place: u32) -> bool {
+        self.links.get(place as usize).is_some_and(|links| links.is_aside)
     }
 
     /// Make a place the last of a lane to go, whether or not it was here.
@@ -123,27 +130,98 @@ impl Order {
         if self.links.len() <= place as usize {
             self.links.resize(place as usize + 1, APART);
         }
+        self.uses += 1;
+        let links = &mut self.links[place as usize];
+        (links.lane, links.used_at, links.use_number) = (lane, now, self.uses);
+        let last = self.state(lane).last;
+        self.link(place, last);
+    }
+
+    fn state(&mut self, lane: Lane) -> &mut LaneState {
         if self.lanes.len() <= lane.0 as usize {
             self.lanes.resize_with(lane.0 as usize + 1, LaneState::default);
         }
-        self.uses += 1;
+        &mut self.lanes[lane.0 as usize]
+    }
+
+    /// Put a place that is not here into its lane, right behind another one or as the first.
+    fn link(&mut self, place: u32, before: u32) {
+        let lane = self.links[place as usize].lane;
         let state = &mut self.lanes[lane.0 as usize];
-        let before = std::mem::replace(&mut state.last, place);
-        self.links[place as usize] = Links {
-            before,
-            after: NOBODY,
-            lane,
-            is_here: true,
-            used_at: now,
-            use_number: self.uses,
+        let next = match before {
+            NOBODY => &mut state.first,
+            before => &mut self.links[before as usize].after,
         };
-        if before == NOBODY {
-            state.first = place;
-            self.soil(lane);
-        } else {
-            self.links[before as usize].after = place;
+        let after = std::mem::replace(next, place);
+        match after {
+            NOBODY => state.last = place,
+            after => self.links[after as usize].before = place,
         }
+        let links = &mut self.links[place as usize];
+        (links.before, links.after, links.is_here) = (before, after, true);
         self.len += 1;
+        if before == NOBODY {
+            self.soil(lane);
+        }
+    }
+
+    /// Take a place out for a while: it may not go now, but it was not used either.
+    pub(crate) fn set_aside(&mut self, place: u32) {
+        if self.contains(place) {
+            self.remove(place);
+            let links = &mut self.links[place as usize];
+            links.is_aside = true;
+            self.lanes[links.lane.0 as usize].n_aside += 1;
+            self.n_aside += 1;
+        }
+    }
+
+    /// Put a place that was set aside back where it was.
+    pub(crate) fn restore(&mut self, place: u32) {
+        if self.is_aside(place) {
+            self.forget_aside(place);
+            self.insert(place);
+        }
+    }
+
+    /// Put a place into another lane, among those that were used when it was.
+    pub(crate) fn move_to(&mut self, place: u32, lane: Lane) {
+        let (is_here, is_aside) = (self.contains(place), self.is_aside(place));
+        if !is_here && !is_aside || self.links[place as usize].lane == lane {
+            return;
+        }
+        self.remove(place);
+        self.state(lane);
+        self.links[place as usize].lane = lane;
+        self.insert(place);
+        if is_aside {
+            self.set_aside(place);
+        }
+    }
+
+    fn forget_aside(&mut self, place: u32) {
+        let links = &mut self.links[place as usize];
+        links.is_aside = false;
+        self.lanes[links.lane.0 as usize].n_aside -= 1;
+        self.n_aside -= 1;
+    }
+
+    /// Put a place that is not here into its lane by its last use, looked for from both sides.
+    fn insert(&mut self, place: u32) {
+        let Links { lane, use_number, .. } = self.links[place as usize];
+        let state = &self.lanes[lane.0 as usize];
+        let (mut oldest, mut latest) = (state.first, state.last);
+        let before = loop {
+            if latest == NOBODY || self.links[latest as usize].use_number < use_number {
+                break latest;
+            }
+            let Links { before, after, use_number: other, .. } = self.links[oldest as usize];
+            if other > use_number {
+                break before;
+            }
+            (oldest, latest) = (after, self.links[latest as usize].before);
+        };
+        self.link(place, before);
     }
 
     /// A place and those behind it in its lane that were used when it was.
@@ -156,10 +234,12 @@ impl Order {
         std::iter::successors(Some(place), alike)
     }
 
-    /// Take a place out, if it is here.
+    /// Take a place out for good, if it is here or was set aside.
     pub(crate) fn remove(&mut self, place: u32) {
         if self.contains(place) {
             self.remove_row(std::iter::once(place));
+        } else if self.is_aside(place) {
+            self.forget_aside(place);
         }
     }
 
@@ -192,19 +272,17 @@ impl Order {
 
     /// Say how a lane compares from now on.
     pub(crate) fn set_standing(&mut self, lane: Lane, standing: Standing) {
-        if self.lanes.len() <= lane.0 as usize {
-            self.lanes.resize_with(lane.0 as usize + 1, LaneState::default);
-        }
-        let state = &mut self.lanes[lane.0 as usize];
+        let state = self.state(lane);
         if state.standing != standing {
             state.standing = standing;
             self.soil(lane);
         }
     }
 
-    /// Whether nothing is in a lane.
+    /// Whether nothing is in a lane, nor will be put back into it.
     pub(crate) fn is_empty(&self, lane: Lane) -> bool {
-        self.lanes.get(lane.0 as usize).is_none_or(|state| state.first == NOBODY)
+        let state = self.lanes.get(lane.0 as usize);
+        state.is_none_or(|state| state.first == NOBODY && state.n_aside == 0)
     }
 
     fn soil(&mut self, lane: Lane) {
@@ -282,14 +360,17 @@ impl Order {
         state.filed = Some((crossing, filed));
     }
 
-    /// When a place was last used in time, while it is here.
+    /// When a place was last used in time, while it is here or set aside.
     pub(crate) fn used_at(&self, place: u32) -> Option<u64> {
-        self.links.get(place as usize).filter(|links| links.is_here).map(|links| links.used_at)
+        let links = self.links.get(place as usize)?;
+        (links.is_here || links.is_aside).then_some(links.used_at)
     }
 
-    /// The first place of every lane.
-    pub(crate) fn firsts(&self) -> impl Iterator<Item = u32> {
-        self.lanes.iter().map(|lane| lane.first).filter(|&first| first != NOBODY)
+    /// The places that are here and were last used before that time, lane by lane.
+    pub(crate) fn due(&self, before: u64) -> Vec<u32> {
+        let is_due = |place: &u32| self.links[*place as usize].used_at < before;
+        let lanes = (0..).map(Lane).zip(&self.lanes).filter(|(_, state)| state.first != NOBODY);
+        lanes.flat_map(|(lane, _)| self.lane(lane).take_while(is_due)).collect()
     }
 
     /// The places of a lane, the next to go first.
@@ -299,91 +380,20 @@ impl Order {
         std::iter::successors(first, move |&place| known(self.links[place as usize].after))
     }
 
-    /// Every place, lane by lane.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> {
-        (0..self.lanes.len())
-            .filter_map(|lane| u32::try_from(lane).ok())
-            .map(Lane)
-            .flat_map(|lane| self.lane(lane))
+    /// The lane of a place that is here or set aside.
+    pub(crate) fn lane_of(&self, place: u32) -> Option<Lane> {
+        let links = self.links.get(place as usize)?;
+        (links.is_here || links.is_aside).then_some(links.lane)
+    }
+
+    /// How many places are here or set aside, and whether each lane is in the order of uses.
+    pub(crate) fn counted(&self) -> (usize, bool) {
+        let mut lanes = (0..).map(Lane).take(self.lanes.len());
+        let number = |place: u32| self.links[place as usize].use_number;
+        let is_sorted = |lane| self.lane(lane).map(number).is_sorted();
+        (self.len + self.n_aside, lanes.all(is_sorted))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: Lane = Lane(3);
-    const B: Lane = Lane(0);
-
-    /// Everything, in the order in which it goes when nothing happens meanwhile.
-    fn drained(order: &mut Order, now: u64) -> Vec<u32> {
-        let next = || {
-            let (place, _) = order.first(now)?;
-            order.remove(place);
-            Some(place)
-        };
-        std::iter::from_fn(next).collect()
-    }
-
-    fn filled(uses: &[(u32, Lane, u64)]) -> Order {
-        let mut order = Order::default();
-        for &(place, lane, now) in uses {
-            order.touch(place, lane, now);
-        }
-        order
-    }
-
-    #[test]
-    fn without_floors_the_least_recently_used_goes_first_whatever_its_lane() {
-        let uses = [(4, A, 10), (0, B, 20), (9, A, 30), (2, B, 40), (4, A, 50), (7, A, 50)];
-        let mut order = filled(&uses);
-        assert_eq!(order.len(), 5);
-        assert_eq!(drained(&mut order, 60), [0, 9, 2, 4, 7]);
-        assert_eq!((order.len(), order.first(60)), (0, None));
-    }
-
-    #[test]
-    fn an_agent_that_is_expected_later_goes_first_until_another_is_away_for_longer() {
-        let mut order = filled(&[(1, A, 0), (2, B, 5)]);
-        order.set_standing(A, Standing { floor_ms: 10, ..Standing::default() });
-        order.set_standing(B, Standing { floor_ms: 30, ..Standing::default() });
-        assert_eq!(order.first(6).map(|(place, _)| place), Some(2));
-        assert_eq!(order.first(30).map(|(place, _)| place), Some(1), "a tie: the older goes");
-        assert_eq!(order.first(31).map(|(place, _)| place), Some(1));
-        order.touch(1, A, 31);
-        assert_eq!(drained(&mut order, 32), [2, 1]);
-    }
-
-    #[test]
-    fn a_class_goes_before_all_times_and_a_bonus_makes_older() {
-        let mut order = filled(&[(1, A, 0), (2, B, 50)]);
-        order.set_standing(B, Standing { class: 2, ..Standing::default() });
-        assert_eq!(drained(&mut order, 60), [2, 1]);
-        let mut order = filled(&[(1, A, 0), (2, B, 50)]);
-        order.set_standing(B, Standing { bonus_ms: 51, ..Standing::default() });
-        assert_eq!(drained(&mut order, 60), [2, 1]);
-    }
-
-    #[test]
-    fn a_row_is_of_one_time_and_one_lane() {
-        let mut order = filled(&[(1, A, 0), (2, A, 0), (5, B, 0), (3, A, 0), (4, A, 1)]);
-        assert_eq!(order.row(1).collect::<Vec<_>>(), [1, 2, 3]);
-        assert_eq!(order.row(4).collect::<Vec<_>>(), [4]);
-        order.remove_row([1, 2].into_iter());
-        assert_eq!((order.len(), drained(&mut order, 2)), (3, vec![5, 3, 4]));
-    }
-
-    #[test]
-    fn places_come_and_go() {
-        let mut order = filled(&[(1, A, 0), (2, A, 0), (3, A, 0)]);
-        order.remove(2);
-        order.remove(2);
-        order.remove(77);
-        assert!(!order.contains(2) && order.contains(3));
-        assert_eq!(order.lane(A).collect::<Vec<_>>(), [1, 3]);
-        assert_eq!(drained(&mut order, 0), [1, 3]);
-        assert!(order.is_empty(A) && order.is_empty(Lane(99)));
-        order.touch(2, A, 9);
-        assert_eq!((order.used_at(2), drained(&mut order, 9)), (Some(9), vec![2]));
-    }
-}
+mod tests;

@@ -27,6 +27,14 @@ pub enum Policy {
     ScanResistant,
 }
 
+fn class_of(priority: Priority) -> u8 {
+    match priority {
+        Priority::Low => 2,
+        Priority::Normal => 1,
+        Priority::High => 0,
+    }
+}
+
 /// How a policy compares agents.
 trait Expectation {
     /// How an agent stands whose hint is not `Ended`.
@@ -69,13 +77,27 @@ impl Policy {
             Self::ScanResistant => &UsualGap { newcomer_ms: None },
         };
         let standing = expectation.of(agent);
-        let class = match agent.priority {
-            _ if agent.hint == Hint::Ended || standing.class == GONE => GONE,
-            Priority::Low => 2,
-            Priority::Normal => 1,
-            Priority::High => 0,
+        if !agent.is_expected() || standing.class == GONE {
+            return Standing { class: GONE, ..standing };
+        }
+        Standing { class: class_of(agent.priority), ..standing }
+    }
+
+    /// How blocks stand that several agents have used: as with the one to whom they matter most.
+    /// While more than one of them may come back, any of them may do so at any time.
+    pub(crate) fn shared_standing<'a>(self, users: impl Iterator<Item = &'a Agent>) -> Standing {
+        let mut expected = users.filter(|agent| agent.is_expected());
+        let Some(first) = expected.next() else {
+            return Standing { class: GONE, ..Standing::default() };
         };
-        Standing { class, ..standing }
+        let class = class_of(first.priority);
+        let Some(class) = expected.map(|agent| class_of(agent.priority).min(class)).min() else {
+            let alone = self.standing(first);
+            // That the others were here counts as having been asked for before.
+            let is_new = alone.class == GONE;
+            return if is_new { Standing { class, ..Standing::default() } } else { alone };
+        };
+        Standing { class, ..Standing::default() }
     }
 
     /// Whether something new may be worth less than all that is here, and is not kept then.

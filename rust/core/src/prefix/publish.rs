@@ -72,10 +72,8 @@ impl Index {
                 self.adopt(books, id, piece);
             }
         }
-        let agent = self.agents.enter(draft.root, agent);
-        for &id in &path {
-            self.own(id, agent);
-        }
+        let agent = self.enter(draft.root, agent);
+        self.own(&path, agent);
         let published = self.publish_end(books, draft, &path, agent, kind)?;
         if self.goes_by_leaves() {
             for &id in path.iter().rev() {
@@ -130,7 +128,7 @@ impl Index {
                 end.node = id;
             }
         }
-        let owner = self.nodes[shorter].owner;
+        let owner = std::mem::take(&mut self.nodes[shorter].owner);
         let node = &mut self.nodes[id];
         (node.parts, node.ends, node.owner) = (parts, ends, owner);
         self.nodes.cut(shorter);
@@ -212,5 +210,6 @@ impl Index {
         for id in covered {
             self.drop_end(books, id);
         }
+        self.renew_pin(books, agent);
     }
 }

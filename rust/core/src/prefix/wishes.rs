@@ -1,8 +1,8 @@
-//! What agents want kept: when they were here, claims on ends, hints, priorities and pins.
+//! What agents want kept: when they were here, claims on ends, hints and priorities.
 
 use crate::books::Books;
-use crate::id::SlotIndex;
 use crate::prefix::agents::{Agent, AgentId, Hint, Priority};
+use crate::prefix::crowds::CrowdId;
 use crate::prefix::end::EndId;
 use crate::prefix::node::{NodeId, Owner};
 use crate::prefix::order::{Lane, Standing};
@@ -10,28 +10,25 @@ use crate::prefix::policy::{GONE, Policy};
 use crate::prefix::{EndHandle, Index, Root};
 
 /// Older ends of conversations that went on: they go before everything else.
-const SUPERSEDED: Lane = Lane(0);
-/// What more than one agent has used.
-const SHARED: Lane = Lane(1);
+pub(super) const SUPERSEDED: Lane = Lane(0);
 
 fn lane_of(agent: AgentId) -> Lane {
-    Lane(agent.number() + 2)
+    Lane(2 * agent.number() + 1)
+}
+
+pub(super) fn lane_of_crowd(crowd: CrowdId) -> Lane {
+    Lane(2 * crowd.number() + 2)
 }
 
 impl Index {
     // Lanes -------------------------------------------------------------------------------------
 
-    fn lane(&self, id: NodeId) -> Lane {
+    pub(super) fn lane(&self, id: NodeId) -> Lane {
         match self.nodes[id].owner {
+            Owner::Nobody => SUPERSEDED,
             Owner::One(agent) => lane_of(agent),
-            Owner::Nobody | Owner::Many => SHARED,
+            Owner::Many(crowd) => lane_of_crowd(crowd),
         }
-    }
-
-    /// An agent uses a node: it is its own, unless others have used it too.
-    pub(super) fn own(&mut self, id: NodeId, agent: AgentId) {
-        let node = &mut self.nodes[id];
-        node.owner = node.owner.with(agent);
     }
 
     /// A node was used: of its lane it goes last.
@@ -65,10 +62,22 @@ impl Index {
     }
 
     fn restand(&mut self, id: AgentId) {
-        if let Some(agent) = self.agents.get(id) {
-            let standing = self.policy.standing(agent);
-            self.order.set_standing(lane_of(id), standing);
+        let Some(agent) = self.agents.get(id) else { return };
+        let (standing, crowds) = (self.policy.standing(agent), agent.crowds.clone());
+        self.order.set_standing(lane_of(id), standing);
+        for crowd in crowds {
+            self.restand_crowd(crowd);
         }
+    }
+
+    /// The agent of that name, who is about to be needed.
+    pub(super) fn enter(&mut self, root: Root, agent: &str) -> AgentId {
+        let id = self.agents.enter(root, agent);
+        if self.order.is_empty(lane_of(id)) {
+            // Its place may have been another's before.
+            self.restand(id);
+        }
+        id
     }
 
     /// How an agent's blocks stand.
@@ -96,7 +105,7 @@ impl Index {
                 self.leave_if_idle(id);
             }
         }
-        let id = self.agents.enter(root, agent);
+        let id = self.enter(root, agent);
         self.change(id, |agent| agent.arrive(now));
         id
     }
@@ -112,16 +121,25 @@ impl Index {
 
     /// Something is said about an agent, or becomes known.
     fn change(&mut self, id: AgentId, change: impl FnOnce(&mut Agent)) {
-        if let Some(agent) = self.agents.get_mut(id) {
-            change(agent);
+        let policy = self.policy;
+        let stands = |agent: &Agent| (policy.standing(agent), agent.is_expected(), agent.priority);
+        let Some(agent) = self.agents.get_mut(id) else { return };
+        let before = stands(agent);
+        change(agent);
+        if before != stands(agent) {
             self.restand(id);
         }
     }
 
     /// Forget an agent that has nothing here any more.
     pub(super) fn leave_if_idle(&mut self, id: AgentId) {
-        if self.order.is_empty(lane_of(id)) {
-            self.agents.leave_if_idle(id);
+        if self.order.is_empty(lane_of(id))
+            && let Some(agent) = self.agents.leave_if_idle(id)
+        {
+            for crowd in agent.crowds {
+                self.crowds.forget(crowd, id);
+                self.restand_crowd(crowd);
+            }
         }
     }
 
@@ -129,10 +147,10 @@ impl Index {
     pub(super) fn dismiss(&mut self, books: &mut Books<'_>, root: Root) {
         let here = self.agents.iter().filter(|(_, agent)| agent.root == root);
         for id in here.map(|(id, _)| id).collect::<Vec<_>>() {
-            let Some(agent) = self.agents.get_mut(id) else { continue };
-            (agent.hint, agent.priority) = (Hint::Ended, Priority::default());
-            let held = agent.pinned.take().unwrap_or_default();
-            self.release(books, &held);
+            self.change(id, |agent| {
+                (agent.hint, agent.priority) = (Hint::Ended, Priority::default());
+            });
+            self.drop_pin(books, id);
             self.leave_if_idle(id);
         }
     }
@@ -147,7 +165,7 @@ impl Index {
 
     /// How much the agent matters.
     pub(crate) fn prioritise(&mut self, root: Root, agent: &str, priority: Priority) {
-        let id = self.agents.enter(root, agent);
+        let id = self.enter(root, agent);
         self.change(id, |agent| agent.priority = priority);
         self.leave_if_idle(id);
     }
@@ -183,49 +201,5 @@ impl Index {
         let agent = self.agents.find(root, agent).and_then(|id| self.agents.get(id));
         let ends = agent.into_iter().flat_map(|agent| &agent.ends);
         ends.map(|&id| self.ends.handle(id)).collect()
-    }
-
-    // Pins --------------------------------------------------------------------------------------
-
-    /// Keep what an agent has published, now and later, until it is unpinned.
-    pub(crate) fn pin(&mut self, books: &mut Books<'_>, root: Root, agent: &str) {
-        let id = self.agents.enter(root, agent);
-        if let Some(agent) = self.agents.get_mut(id) {
-            agent.pinned.get_or_insert_with(Vec::new);
-        }
-        self.renew_pin(books, id);
-    }
-
-    /// Let what a pin kept go its usual way.
-    pub(crate) fn unpin(&mut self, books: &mut Books<'_>, root: Root, agent: &str) {
-        let Some(id) = self.agents.find(root, agent) else { return };
-        let held = self.agents.get_mut(id).and_then(|agent| agent.pinned.take());
-        self.release(books, &held.unwrap_or_default());
-        self.leave_if_idle(id);
-    }
-
-    /// After something changed under them: pins hold what their agents' ends need now.
-    pub(super) fn renew_pins(&mut self, books: &mut Books<'_>) {
-        let pinned = self.agents.iter().filter(|(_, agent)| agent.pinned.is_some());
-        for id in pinned.map(|(id, _)| id).collect::<Vec<_>>() {
-            self.renew_pin(books, id);
-        }
-    }
-
-    fn renew_pin(&mut self, books: &mut Books<'_>, id: AgentId) {
-        let Some(agent) = self.agents.get(id) else { return };
-        let mut slots: Vec<SlotIndex> = Vec::new();
-        for &end in &agent.ends {
-            let Some(end) = self.ends.get(end) else { continue };
-            let path = self.nodes.ancestry(end.node);
-            slots.extend(path.flat_map(|id| self.nodes[id].whole.iter().map(|whole| whole.slot)));
-            slots.extend(&end.reads);
-        }
-        slots.sort_unstable_by_key(|slot| slot.0);
-        slots.dedup();
-        books.lease(&slots);
-        let agent = self.agents.get_mut(id);
-        let before = agent.and_then(|agent| agent.pinned.replace(slots)).unwrap_or_default();
-        self.release(books, &before);
     }
 }

@@ -54,18 +54,26 @@ impl NaiveIndex {
         }
     }
 
-    pub(crate) fn fold(&mut self, events: Vec<Event>) {
+    pub(crate) fn fold(&mut self, space: usize, events: Vec<Event>) {
         for event in events {
+            let Some(block) = event.block else {
+                assert_eq!((event.change, event.key), (Change::Cleared, event.parent));
+                self.findable.retain(|id, stored| {
+                    stored.group != event.group || self.published[id].space != space
+                });
+                continue;
+            };
             match event.change {
+                Change::Cleared => panic!("one block was cleared: {event:?}"),
                 Change::Stored => {
-                    let captured = &self.published[&event.block];
+                    let captured = &self.published[&block];
                     assert!(captured.lo <= event.lo && event.hi <= captured.hi, "{event:?}");
                     assert_eq!(captured.group, event.group.index());
-                    let before = self.findable.insert(event.block, event);
+                    let before = self.findable.insert(block, event);
                     assert_eq!(before, None, "stored twice");
                 }
                 Change::Removed => {
-                    let before = self.findable.remove(&event.block);
+                    let before = self.findable.remove(&block);
                     let stored = Event { change: Change::Stored, ..event };
                     assert_eq!(before, Some(stored), "removed as it was not stored");
                 }
@@ -80,11 +88,6 @@ impl NaiveIndex {
             assert!(!self.findable.contains_key(id), "{id} is gone and can be found");
             assert!(!held.contains(id), "{id} went while it was held");
         }
-    }
-
-    /// A closed namespace says nothing more.
-    pub(crate) fn close(&mut self, space: usize) {
-        self.findable.retain(|id, _| self.published[id].space != space);
     }
 
     /// The findable blocks of a namespace by group.

@@ -133,7 +133,6 @@ impl World {
             op,
             Op::Settle { .. }
                 | Op::Withdraw { .. }
-                | Op::DropOldest { .. }
                 | Op::Clear { .. }
                 | Op::Reopen { .. }
                 | Op::Unpin { .. }
@@ -141,12 +140,47 @@ impl World {
         let pinned = if is_said { Vec::new() } else { self.pinned_ends() };
         let outcome = self.step(op);
         self.keep_up();
+        self.check_pins(op);
         for (root, end, ids) in pinned {
             let tokens: Tokens = ids.iter().copied().collect();
             assert!(self.with(|prefixes| prefixes.tokens_of(end).is_some()), "a pinned end went");
             assert_eq!(self.plan(root, tokens.all()), ids.len() as u64, "what is pinned went");
         }
         outcome
+    }
+
+    /// Pins hold what the ends of their agents need, and nobody else holds anything when nothing runs.
+    fn check_pins(&mut self, op: &Op) {
+        let pinned = self.pinned_ends();
+        let needs: Vec<usize> = pinned
+            .iter()
+            .map(|(root, _, ids)| {
+                let tokens: Tokens = ids.iter().copied().collect();
+                let n = ids.len() as u64;
+                let plan = self.with(|prefixes| prefixes.plan(*root, tokens.all(), n).unwrap());
+                plan.blocks().len()
+            })
+            .collect();
+        let usage = self.pool().usage();
+        let leased: u64 = usage.groups.iter().map(|group| group.leased_blocks).sum();
+        assert!(
+            leased >= needs.iter().max().copied().unwrap_or(0) as u64,
+            "what is pinned is held"
+        );
+        if !self.holds.is_empty() || !self.drafts.is_empty() {
+            return;
+        }
+        assert!(leased <= needs.iter().sum::<usize>() as u64, "held for nobody after {op:?}");
+        let roots = self.roots;
+        let by_pins: u64 = roots.map(|root| self.with(|p| p.pinned_bytes(root))).iter().sum();
+        let bytes = usage.groups.iter().zip(&self.groups);
+        let bytes: u64 =
+            bytes.map(|(group, spec)| group.leased_blocks * spec.bytes_per_block).sum();
+        assert_eq!(by_pins, bytes);
+        if let Op::Clear { space } = op {
+            let left = self.with(|prefixes| prefixes.blocks(roots[*space]));
+            assert!(left.is_empty(), "cleared, and still found: {left:?}");
+        }
     }
 
     fn pinned_ends(&mut self) -> Vec<(Root, EndHandle, Vec<i64>)> {
@@ -277,11 +311,11 @@ impl World {
 
     fn reopen(&mut self, space: usize) -> Outcome {
         let (root, key_width) = (self.roots[space], self.key_width);
+        self.with(|prefixes| prefixes.close(root));
         self.keep_up();
-        self.twin.close(self.spaces[space]);
+        assert_eq!(self.twin.counts(self.spaces[space], self.groups.len()).iter().sum::<u64>(), 0);
         self.spaces[space] = 1 + self.spaces[0].max(self.spaces[1]);
         self.roots[space] = self.with(|prefixes| {
-            prefixes.close(root);
             let root = prefixes.open(Key::default(), key_width);
             prefixes.subscribe(root);
             root
@@ -305,9 +339,9 @@ impl World {
 
     /// The twin hears what the index says.
     fn keep_up(&mut self) {
-        for root in self.roots {
+        for (root, space) in self.roots.into_iter().zip(self.spaces) {
             let events = self.with(|prefixes| prefixes.drain_events(root));
-            self.twin.fold(events);
+            self.twin.fold(space, events);
         }
         let gone = self.pool().prefixes().drain_gone();
         let held = self.holds.iter().flat_map(|held| held.hold.plan.blocks()).collect();
