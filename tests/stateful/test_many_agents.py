@@ -20,7 +20,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from semantic import (
     AgentNotFoundError,
     BlockPool,
-    CacheEvent,
     CacheManager,
     CheckpointPolicy,
     EvictionPolicy,
@@ -28,6 +27,7 @@ from semantic import (
     PoolExhaustedError,
 )
 from semantic.domain.reports import HitPlan
+from tests.event_picture import EventPicture
 from tests.token_rows import SPECS, TokenRows, read_positions
 
 FULL = bool(os.environ.get("SEMANTIC_TEST_FULL"))
@@ -65,24 +65,17 @@ class Member:
     """One manager, and the picture of it that its events draw."""
 
     def __init__(self, pool: BlockPool, salt: str, clock: Clock, **options: Any) -> None:
-        self.found: dict[int, CacheEvent] = {}
+        self.picture = EventPicture()
         self.memory = CacheManager(
             pool.spec,
             pool,
             namespace=Namespace("model", salt=salt),
             materialiser=Rows(),
             clock=clock,
-            on_event=self.fold,
+            on_event=self.picture,
             checkpoints=CheckpointPolicy(least_tokens=16),
             **options,
         )
-
-    def fold(self, event: CacheEvent) -> None:
-        if event.change == "stored":
-            assert event.block_id not in self.found
-            self.found[event.block_id] = event
-        else:
-            assert self.found.pop(event.block_id).key == event.key
 
 
 class ManyAgents(RuleBasedStateMachine):
@@ -204,8 +197,9 @@ class ManyAgents(RuleBasedStateMachine):
         findable = 0
         for member in self.members:  # b26
             stats = member.memory.stats()
-            assert stats["blocks"] == len(member.found)
-            findable += len(member.found)
+            assert stats["blocks"] == len(member.picture.found)
+            assert not member.picture.wrong
+            findable += len(member.picture.found)
         sealed = sum(group.leased_blocks + group.cached_blocks for group in snapshot.groups)
         assert findable <= sealed == len(self.pool.contents)
 
@@ -216,7 +210,7 @@ class ManyAgents(RuleBasedStateMachine):
             for agent in "abc":
                 member.memory.unpin(agent)
             member.memory.clear()
-            assert not member.found
+            assert not member.picture.found
         snapshot = self.pool.snapshot()
         assert snapshot.free == snapshot.total
         assert not self.pool.contents

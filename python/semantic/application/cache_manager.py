@@ -64,9 +64,9 @@ class CacheManager:
             tail-first least recently used, unless another manager has said otherwise.
         checkpoints: Where a prefill stops to publish what cannot be cut afterwards.
         on_failure: Called with (reason, detail) for each failure that became a miss.
-        on_event: Called for each block that becomes findable or is findable no more, in order: on the
-            thread whose call caused it, or on one that tells of others just then; for what other
-            memories of the pool caused, at the next call. Its exceptions are counted and dropped.
+        on_event: Called for each block that becomes findable or is findable no more, in order; for
+            what other memories of the pool caused, at the next call. Its exceptions are counted and
+            dropped.
         clock: Time, for tests.
         key_bytes: Bytes of a block's key that are used, for tests that make keys collide.
         block_memory: The bytes of blocks, for a store. None: MLX's.
@@ -245,7 +245,8 @@ class CacheManager:
         """Serve another model from now on, with the same bytes.
 
         Nobody is admitted meanwhile; who waits, waits on. What is cached of the old model goes from
-        memory, and stays in the store where there is one, to be found when it is swapped back.
+        memory, and stays in the store where there is one, to be found when it is swapped back. Pins
+        go with the blocks that they keep.
 
         With `model`, both models are there at once. With `load`, everything of the old one's cache
         is released first; let go of its weights in `load`, before the next ones are read.

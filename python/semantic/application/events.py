@@ -39,6 +39,9 @@ class CacheEvent:
 
 
 EventCallback = Callable[[CacheEvent], None]
-"""Called for each event, in order and one after the other: on the thread whose call caused it, or on
-one that tells of others meanwhile. It may call the memory; what that causes is told afterwards. Its
-own exceptions are logged, counted as failures, and dropped."""
+"""Called for each event, one after the other and in order.
+
+It runs on the thread whose call caused the event, or on one that tells of others just then. It may
+call the memory; what that causes is told afterwards. What it raises is logged, counted as a
+failure, and dropped.
+"""

@@ -349,8 +349,10 @@ class SealedBlocks:
             self._tell(self._on_event)
 
     def _tell(self, on_event: EventCallback) -> None:
-        """Tell of every event in order. Whoever comes meanwhile, from another thread or from the
-        callback itself, leaves its events to the one who is telling.
+        """Tell of every event in order.
+
+        Whoever comes meanwhile, on another thread or in the callback itself, leaves its events to
+        the one who is telling.
         """
         self._has_news = True
         while self._has_news and self._telling.acquire(blocking=False):

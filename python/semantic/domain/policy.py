@@ -45,8 +45,8 @@ class EvictionPolicy:
 
 
 def _check_seconds(given: object) -> None:
-    is_number = isinstance(given, int | float) and not isinstance(given, bool)
-    if not is_number or not 0 < given < math.inf:
+    seconds = given if isinstance(given, int | float) and not isinstance(given, bool) else 0
+    if not 0 < seconds < math.inf:
         raise PoolConfigurationError(
             f"time_to_live is a positive number of seconds, not {given!r}; None for no limit"
         )
