@@ -20,6 +20,7 @@ from semantic import (
 )
 from semantic.application import cache_manager
 from semantic.mlx import probe
+from semantic.testing.architectures import architecture_model
 from tests.conftest import distance, feed, fresh_caches, random_tokens
 
 TOKENS = random_tokens(700)
@@ -229,6 +230,35 @@ def test_b23_abort_leaves_no_trace_at_any_point(request, name, agent):
         lease.release()
         assert gemma.memory.stats()["bytes"] == before, steps
     assert gemma.cached([*TOKENS[:400], 1]) == 400
+
+
+@pytest.mark.parametrize("name", ["granitemoehybrid"])
+def test_b19_a_checkpoint_is_given_out_as_it_was_stored_however_it_is_used(name):
+    turns = Turns(architecture_model(name))
+    with turns.memory.admit("a", TOKENS) as lease:
+        caches = turns.caches(TOKENS)
+        stored = states_of(caches)
+        assert lease.commit(TOKENS, caches).reason == "published"
+        feed(turns.model, TOKENS[:50], caches)  # the giver goes on, too
+    assert stored
+    for _ in range(2):
+        with turns.memory.admit("b", [*TOKENS, 1]) as lease:
+            assert lease.cached_tokens == len(TOKENS)
+            taken = lease.materialise()
+            assert states_of(taken) == stored
+            feed(turns.model, random_tokens(20, seed=5), taken)
+            assert states_of(taken) != stored
+
+
+def states_of(caches):
+    """The bytes of every state in these caches."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.models.cache import ArraysCache
+
+    states = [cache.state for cache in caches if isinstance(cache, ArraysCache)]
+    arrays = [array for _, array in tree_flatten(states) if array is not None]
+    return [bytes(memoryview(mx.contiguous(array).view(mx.uint8))) for array in arrays]
 
 
 def test_forget_spares_the_shorter_prefix_of_another_agent(llama):

@@ -15,6 +15,7 @@ from semantic import (
     CacheManager,
     EvictionPolicy,
     PoolConfigurationError,
+    PoolExhaustedError,
 )
 from tests.token_rows import SPECS, TokenRows
 
@@ -272,6 +273,27 @@ def quick_and_slow(agents: Agents) -> float:
         asked += len(tokens)
         agents.turn(f"a{tokens[0]}", tokens, away=2.0)
     return cached / asked
+
+
+@pytest.mark.parametrize("spec", ["global", "window_100", "state", "chunk_300"])
+def test_b13_what_is_refused_or_held_without_use_changes_no_order(spec: str) -> None:
+    agents = Agents(12, spec=spec)
+    kinds = [1, 2, 3, 4, 5]
+    for kind in kinds:
+        agents.turn(f"a{kind}", blocks(1, kind))
+    sealed = agents.memory._memory.sealed
+    hold = sealed.hold(_ids([*blocks(1, 1), 1]))
+    assert hold.n_tokens == N
+    while agents.cached(blocks(1, 2)):
+        assert sealed.evict_bytes(1)  # passes over what is held
+    sealed.release(hold)
+    for kind in (1, 3, 1):
+        with pytest.raises(PoolExhaustedError):
+            agents.memory.admit("b", [*blocks(1, kind), 1], max_new_tokens=10**7)
+    gone = [2]
+    while sealed.evict_bytes(1):
+        gone += [k for k in kinds if k not in gone and not agents.cached(blocks(1, k))]
+    assert gone == [2, 1, 3, 4, 5]
 
 
 def test_resident_keeps_who_comes_back_soon_where_lru_keeps_who_was_here_last() -> None:

@@ -53,6 +53,9 @@ class SequenceEnd:
         kind: What kind of segment ends here.
         reads: The blocks of bounded groups that a hit here reads.
         agents: Who published it; it stays while one of them still wants it.
+        use_number: Which use was its last, counted from the first.
+        used_at_ms: When that was.
+        is_superseded: Whether its conversation has gone on.
     """
 
     handle: int
@@ -61,6 +64,9 @@ class SequenceEnd:
     kind: str
     reads: list[SealedBlock]
     agents: set[str] = field(default_factory=set)
+    use_number: int = 0
+    used_at_ms: int = 0
+    is_superseded: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -68,7 +74,8 @@ class PrefixNode:
     """One token block under its exact prefix.
 
     Only a full node has children. Its unbounded blocks cover all of its tokens; its bounded blocks
-    (windows, chunks, states) cover what some end reads.
+    (windows, chunks, states) cover what some end reads. `users` are the agents that have used it;
+    its last use is as that of an end.
     """
 
     tokens: Tokens
@@ -78,6 +85,9 @@ class PrefixNode:
     unbounded: dict[str, SealedBlock] = field(default_factory=dict)
     bounded: list[SealedBlock] = field(default_factory=list)
     ends: list[SequenceEnd] = field(default_factory=list)
+    users: set[str] = field(default_factory=set)
+    use_number: int = 0
+    used_at_ms: int = 0
 
     @property
     def end(self) -> int:

@@ -131,6 +131,8 @@ class ReferencePool:
         self.victims: list[Callable[[], bool]] = []
         """Indexes over this pool: each lets go of its least wanted thing, or says that nothing may
         go. They are asked before the oldest cached block goes."""
+        self.listeners: list[Callable[[], None]] = []
+        """Called when the pool serves another model."""
         budget.pools.add(self)
 
     def _begin(self, spec: ModelCacheSpec) -> None:
@@ -384,6 +386,8 @@ class ReferencePool:
         self._check_block_fits(new_spec)
         self._evicted += self.eviction
         self._begin(new_spec)
+        for listener in self.listeners:
+            listener()
 
     # How it is done ----------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The sealed blocks of one namespace in plain Python: the oracle for `SealedBlocks`.
 
-Same operations, same lengths, same reasons, the order of eviction of "lru". Slow on purpose, not
-safe to use from several threads, and without hints, priorities, pins, times and events.
+Same operations, same lengths, same reasons, same victims, same events. Slow on purpose, not safe to
+use from several threads, and without pins.
 """
 
 from __future__ import annotations
@@ -10,11 +10,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from semantic.application.clock import SystemClock, milliseconds
+from semantic.application.events import EventCallback
+from semantic.domain.errors import PoolConfigurationError
+from semantic.domain.identity import KEY_BYTES, Namespace
 from semantic.domain.layer_group import BLOCK_TOKENS, Span
 from semantic.domain.native import TokenIds
-from semantic.domain.reports import CommitReport, HitPlan, PublishedEnd
+from semantic.domain.policy import EvictionPolicy, Hint, Priority
+from semantic.domain.reports import CommitReason, CommitReport, HitPlan, PublishedEnd
 from semantic.domain.value_objects import ModelCacheSpec
-from semantic.ports.outbound import BlockData, LiveCaches
+from semantic.ports.outbound import BlockData, Clock, LiveCaches
+from semantic.testing.reference_events import ReferenceEvents
 from semantic.testing.reference_index import ReferenceIndex
 from semantic.testing.reference_keys import Tokens
 from semantic.testing.reference_node import PrefixNode, SealedBlock, SequenceEnd
@@ -63,20 +69,41 @@ class _Draft:
 
 
 class ReferenceSealedBlocks:
-    """What `SealedBlocks` is, for one agent or for several whom nothing sets apart.
+    """What `SealedBlocks` is.
 
     Args:
         spec: The geometry.
         pool: Where their bytes are counted.
+        namespace: Whose blocks these are: the root of their keys.
+        policy: What goes first.
+        clock: Time.
+        key_bytes: Bytes of a key that are used.
+        on_event: Called for each block that becomes findable or is findable no more.
     """
 
-    def __init__(self, spec: ModelCacheSpec, pool: ReferencePool) -> None:
+    def __init__(
+        self,
+        spec: ModelCacheSpec,
+        pool: ReferencePool,
+        namespace: Namespace | None = None,
+        *,
+        policy: EvictionPolicy | None = None,
+        clock: Clock | None = None,
+        key_bytes: int = KEY_BYTES,
+        on_event: EventCallback | None = None,
+    ) -> None:
         self._spec = spec
         self._pool = pool
-        self._index = ReferenceIndex(spec)
+        self._policy = policy or EvictionPolicy()
+        self._clock = clock or SystemClock()
+        self._index = ReferenceIndex(spec, self._policy.order)
         self._known: dict[int, SealedBlock] = {}
         self.evicted_blocks = 0
+        self._is_open = True
+        root = (namespace or Namespace.private()).root
+        self._events = None if on_event is None else ReferenceEvents(root, key_bytes, on_event)
         pool.victims.append(self._evict_one)
+        pool.listeners.append(self._swapped)
 
     def __len__(self) -> int:
         """Published ends of sequences."""
@@ -116,6 +143,8 @@ class ReferenceSealedBlocks:
 
     def plan(self, tokens: TokenIds) -> HitPlan:
         """The longest hit that leaves at least one token to compute. Changes nothing."""
+        if not self._is_open:
+            raise PoolConfigurationError("the index was for the model before")
         return self._index.plan(_packed(tokens), len(tokens) - 1)
 
     def lengths(self, tokens: TokenIds) -> tuple[int, int]:
@@ -126,6 +155,9 @@ class ReferenceSealedBlocks:
 
     def hold(self, tokens: TokenIds) -> ReferenceHold:
         """Plan a hit and hold its blocks. The order of eviction does not change."""
+        if self._policy.time_to_live is not None:
+            oldest = milliseconds(self._clock) - int(self._policy.time_to_live * 1000)
+            self._give_back(self._index.expire(oldest))
         plan = self.plan(tokens)
         blocks = [self._known[block_id] for block_id in plan.block_ids]
         self._lease(blocks)
@@ -133,13 +165,15 @@ class ReferenceSealedBlocks:
 
     def used(self, hold: ReferenceHold, agent_id: str) -> None:
         """An agent's request was admitted with this hit: its blocks go last from now on."""
-        self._index.used(hold.blocks, hold.n_tokens)
+        self._index.now_ms = milliseconds(self._clock)
+        self._index.used(hold.blocks, hold.n_tokens, agent_id)
 
     def release(self, hold: ReferenceHold) -> None:
         """End a hold. Idempotent."""
         if not hold.is_released:
             hold.is_released = True
             self._unlease(hold.blocks)
+            self.after()
 
     def _lease(self, blocks: Sequence[SealedBlock]) -> None:
         self._pool.acquire([block.block_id for block in blocks])
@@ -168,8 +202,10 @@ class ReferenceSealedBlocks:
         """
         known = {group.name: live.known_spans(group.name) for group in self._spec.groups}
         whole = _packed(tokens)
-        draft = self._draft(whole, known)
+        self._index.now_ms = milliseconds(self._clock)
+        draft, was_short = self._draft(whole, known, agent_id)
         if isinstance(draft, CommitReport):
+            self.after()
             return ReferencePublication(draft)
         try:
             captured = self._capture(draft, live, kind)
@@ -181,28 +217,39 @@ class ReferenceSealedBlocks:
         )
         self._give_back(surplus)
         self._unlease(draft.base)
+        self.after()
         if len(draft.tokens) < len(whole):
-            report = CommitReport(len(draft.tokens), "budget", f"of {len(whole)} tokens")
+            reason: CommitReason = "budget" if was_short else "declined"
+            report = CommitReport(len(draft.tokens), reason, f"of {len(whole)} tokens")
         else:
             report = CommitReport(len(whole), "published" if is_new else "already_cached")
         return ReferencePublication(report, end.handle if is_new_agent else None)
 
-    def _draft(self, tokens: Tokens, known: Mapping[str, Sequence[Span]]) -> _Draft | CommitReport:
-        """The longest prefix that can be published now, with what it builds upon held."""
-        draft = self._try_length(tokens, known)
-        if isinstance(draft, _Draft) or draft.reason != "budget":
-            return draft
+    def _draft(
+        self, tokens: Tokens, known: Mapping[str, Sequence[Span]], agent_id: str
+    ) -> tuple[_Draft | CommitReport, bool]:
+        """The longest prefix that can be published now; whether bytes were short for the whole."""
+        worth = self._index.worth_to(agent_id) if self._policy.order == "resident" else None
+        draft = self._try_length(tokens, known, worth)
+        if isinstance(draft, _Draft) or draft.reason == "incomplete_window":
+            return draft, False
+        was_short = draft.reason == "budget"
         # Where a ring has moved on, and where there is a state, only the whole can be restored.
         if any(tuple(spans) != ((0, len(tokens)),) for spans in known.values()):
-            return draft
+            return draft, was_short
         for blocks in range((len(tokens) - 1) // BLOCK_TOKENS, 0, -1):
-            shorter = self._try_length(tokens[: blocks * BLOCK_TOKENS], known)
+            shorter = self._try_length(tokens[: blocks * BLOCK_TOKENS], known, worth)
             if isinstance(shorter, _Draft):
-                return shorter
-        return draft
+                return shorter, was_short
+            if shorter.reason == "declined":
+                draft = shorter
+        return draft, was_short
 
     def _try_length(
-        self, tokens: Tokens, known: Mapping[str, Sequence[Span]]
+        self,
+        tokens: Tokens,
+        known: Mapping[str, Sequence[Span]],
+        worth: tuple[int, int] | None,
     ) -> _Draft | CommitReport:
         tree = self._index.tree
         nodes = tree.holders(tokens)
@@ -221,6 +268,10 @@ class ReferenceSealedBlocks:
             self._unlease(base)
             return CommitReport(0, "budget", "no prefix fits into the budget")
         while self._pool.free_memory() < needed:
+            least = self._index.least_worth()
+            if worth is not None and (least is None or least < worth):
+                self._unlease(base)
+                return CommitReport(0, "declined", "worth less than all that would go for it")
             assert self._evict_one()
         return _Draft(tokens, nodes, missing, base)
 
@@ -250,6 +301,7 @@ class ReferenceSealedBlocks:
         found = self._end(end)
         if found is not None:
             self._give_back(self._index.settle(found, agent_id))
+            self.after()
 
     def withdraw(self, end: int, agent_id: str) -> None:
         """One agent wants a published end no more; it goes when it was the last."""
@@ -258,6 +310,7 @@ class ReferenceSealedBlocks:
             found.agents.discard(agent_id)
             if not found.agents:
                 self._give_back(self._index.drop(found))
+            self.after()
 
     def forget(self, agent_id: str) -> int:
         """Withdraw all that an agent published; how many ends that were."""
@@ -267,7 +320,22 @@ class ReferenceSealedBlocks:
         return len(ends)
 
     def depart(self, agent_id: str) -> None:
-        """An agent's turn is over: nothing that this order of eviction looks at."""
+        """An agent's turn is over."""
+        self._index.now_ms = milliseconds(self._clock)
+        agent = self._index.agents.known(agent_id)
+        if agent is not None:
+            agent.left_at_ms = self._index.now_ms
+
+    def hint(self, agent_id: str, word: Hint) -> None:
+        """What is known of an agent's next request."""
+        agent = self._index.agents.known(agent_id)
+        if agent is not None:
+            agent.hint = word
+
+    def prioritise(self, agent_id: str, word: Priority) -> None:
+        """How much an agent matters."""
+        self._index.agents.named(agent_id).priority = word
+        self._index.agents.known(agent_id)
 
     # Eviction ----------------------------------------------------------------------------------
 
@@ -276,15 +344,25 @@ class ReferenceSealedBlocks:
         before = self._pool.snapshot().cached
         while before - self._pool.snapshot().cached < n_bytes and self._evict_one():
             pass
+        self.after()
         return before - self._pool.snapshot().cached
 
     def clear(self) -> None:
         """Forget everything that no running sequence holds."""
         for end in self._index.ends:
             self._give_back(self._index.drop(end))
+        self.after()
 
     def after(self) -> None:
-        """After a step: nothing is kept beside the blocks themselves."""
+        """After a step: tell what has become of the picture that was told before."""
+        if self._events is not None and self._is_open:
+            self._events.tell(self._index.tree)
+
+    def _swapped(self) -> None:
+        """The pool serves another model."""
+        if self._is_open and self._events is not None:
+            self._events.tell_cleared([group.name for group in self._spec.groups])
+        self._is_open = False
 
     def _evict_one(self) -> bool:
         before = len(self._known)

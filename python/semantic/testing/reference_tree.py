@@ -70,7 +70,11 @@ class PrefixTree:
             parent = path[-1] if path else self.root
             longer = [child for child in parent.children if child.tokens[: len(rest)] == rest]
             longer.sort(
-                key=lambda child: (child.end_at(len(tokens)) is None, child not in preferred)
+                key=lambda child: (
+                    child.end_at(len(tokens)) is None,
+                    child not in preferred,
+                    child.tokens,
+                )
             )
             path += longer[:1]
         return path
@@ -122,6 +126,7 @@ class PrefixTree:
         node.bounded += shorter.bounded
         for block in shorter.bounded:
             block.node = node
+        node.users |= shorter.users
         node.ends += shorter.ends
         for end in shorter.ends:
             end.node = node
@@ -180,7 +185,7 @@ class PrefixTree:
     def drop_leaf(self, node: PrefixNode) -> list[SealedBlock]:
         """Remove a leaf; the sequences that ended in it end before it from now on."""
         parent = node.parent
-        for end in node.ends:
+        for end in reversed(node.ends):
             if parent is None or parent is self.root:
                 end.agents.clear()
             elif (other := parent.end_at(parent.end)) is not None:

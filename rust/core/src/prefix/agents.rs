@@ -54,6 +54,8 @@ pub(crate) struct Agent {
     pub(crate) pinned: Option<Vec<SlotIndex>>,
     /// What it has published and still wants.
     pub(crate) ends: Vec<EndId>,
+    /// How many nodes are its own.
+    pub(crate) n_nodes: usize,
     /// The crowds that it is in.
     pub(crate) crowds: Vec<CrowdId>,
     /// How often it has asked.
@@ -73,6 +75,7 @@ impl Default for Agent {
             priority: Priority::default(),
             pinned: None,
             ends: Vec::new(),
+            n_nodes: 0,
             crowds: Vec::new(),
             requests: 0,
             gap_ms: FIRST_GAP_MS,
@@ -111,7 +114,8 @@ impl Agent {
     fn is_idle(&self) -> bool {
         let is_silent = self.priority == Priority::default() && self.pinned.is_none();
         let has_ended = self.hint == Hint::Ended && self.left_at.is_some();
-        self.ends.is_empty() && is_silent && (self.requests == 0 || has_ended)
+        let has_nothing = self.ends.is_empty() && self.n_nodes == 0;
+        has_nothing && is_silent && (self.requests == 0 || has_ended)
     }
 }
 

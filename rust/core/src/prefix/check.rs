@@ -7,6 +7,7 @@ use crate::books::Books;
 use crate::error::Error;
 use crate::group::BLOCK;
 use crate::id::SlotIndex;
+use crate::prefix::agents::AgentId;
 use crate::prefix::end::{End, EndId};
 use crate::prefix::node::{NodeId, Owner};
 use crate::prefix::wishes::SUPERSEDED;
@@ -100,16 +101,21 @@ impl Index {
     }
 
     fn check_agents(&self) -> Result<(), Error> {
+        let mut n_own: HashMap<AgentId, usize> = HashMap::new();
         let mut n_nodes: HashMap<u32, usize> = HashMap::new();
         for id in self.nodes.iter() {
-            let Owner::Many(crowd) = self.nodes[id].owner else { continue };
-            *n_nodes.entry(crowd.number()).or_default() += 1;
-            let n = n_nodes[&crowd.number()];
-            agree(n <= self.crowds.n_nodes(crowd), "the nodes of a crowd")?;
+            match self.nodes[id].owner {
+                Owner::Nobody => {}
+                Owner::One(agent) => *n_own.entry(agent).or_default() += 1,
+                Owner::Many(crowd) => *n_nodes.entry(crowd.number()).or_default() += 1,
+            }
         }
-        let counted: usize = n_nodes.len();
-        agree(counted == self.crowds.len(), "the number of crowds")?;
+        agree(n_nodes.len() == self.crowds.len(), "the number of crowds")?;
+        let all = self.agents.iter().filter(|(_, agent)| agent.n_nodes > 0);
+        agree(all.count() == n_own.len(), "whose the nodes are")?;
         for (id, agent) in self.agents.iter() {
+            let n = n_own.get(&id).copied().unwrap_or_default();
+            agree(n == agent.n_nodes, "the nodes of an agent")?;
             for &crowd in &agent.crowds {
                 agree(self.crowds.members(crowd).contains(&id), "the crowds of an agent")?;
                 let n = n_nodes.get(&crowd.number());

@@ -159,8 +159,14 @@ impl Index {
 
     /// Another owner of a node, and the lane of what ends in it.
     fn hand_over(&mut self, id: NodeId, owner: Owner) {
-        if let Owner::Many(crowd) = owner {
-            self.crowds.enter(crowd);
+        match owner {
+            Owner::Nobody => {}
+            Owner::One(agent) => {
+                if let Some(agent) = self.agents.get_mut(agent) {
+                    agent.n_nodes += 1;
+                }
+            }
+            Owner::Many(crowd) => self.crowds.enter(crowd),
         }
         let before = std::mem::replace(&mut self.nodes[id].owner, owner);
         if !self.goes_by_leaves() {
@@ -171,24 +177,34 @@ impl Index {
                 }
             }
         }
-        self.leave_crowd(before);
+        self.give_up(before);
     }
 
     /// A node that is about to go is nobody's.
     #[inline]
     pub(super) fn disown(&mut self, id: NodeId) {
         let before = std::mem::take(&mut self.nodes[id].owner);
-        self.leave_crowd(before);
+        self.give_up(before);
     }
 
+    /// Whoever had a node has one less.
     #[inline]
-    fn leave_crowd(&mut self, owner: Owner) {
-        if let Owner::Many(crowd) = owner
-            && let Some(members) = self.crowds.leave(crowd)
-        {
-            for &member in members.iter() {
-                if let Some(agent) = self.agents.get_mut(member) {
-                    agent.crowds.retain(|other| *other != crowd);
+    fn give_up(&mut self, owner: Owner) {
+        match owner {
+            Owner::Nobody => {}
+            Owner::One(id) => {
+                let Some(agent) = self.agents.get_mut(id) else { return };
+                agent.n_nodes -= 1;
+                if agent.n_nodes == 0 {
+                    self.leave_if_idle(id);
+                }
+            }
+            Owner::Many(crowd) => {
+                let members = self.crowds.leave(crowd);
+                for &member in members.iter().flat_map(|members| members.iter()) {
+                    if let Some(agent) = self.agents.get_mut(member) {
+                        agent.crowds.retain(|other| *other != crowd);
+                    }
                 }
             }
         }

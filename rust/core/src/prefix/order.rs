@@ -84,13 +84,12 @@ struct LaneState {
     /// Since when its first place counts as away, and where that has put the lane.
     filed: Option<(i64, Filed)>,
     is_dirty: bool,
-    n_aside: usize,
 }
 
 impl Default for LaneState {
     fn default() -> Self {
         let standing = Standing::default();
-        Self { first: NOBODY, last: NOBODY, standing, filed: None, is_dirty: false, n_aside: 0 }
+        Self { first: NOBODY, last: NOBODY, standing, filed: None, is_dirty: false }
     }
 }
 
@@ -169,9 +168,7 @@ impl Order {
     pub(crate) fn set_aside(&mut self, place: u32) {
         if self.contains(place) {
             self.remove(place);
-            let links = &mut self.links[place as usize];
-            links.is_aside = true;
-            self.lanes[links.lane.0 as usize].n_aside += 1;
+            self.links[place as usize].is_aside = true;
             self.n_aside += 1;
         }
     }
@@ -200,9 +197,7 @@ impl Order {
     }
 
     fn forget_aside(&mut self, place: u32) {
-        let links = &mut self.links[place as usize];
-        links.is_aside = false;
-        self.lanes[links.lane.0 as usize].n_aside -= 1;
+        self.links[place as usize].is_aside = false;
         self.n_aside -= 1;
     }
 
@@ -277,12 +272,6 @@ impl Order {
             state.standing = standing;
             self.soil(lane);
         }
-    }
-
-    /// Whether nothing is in a lane, nor will be put back into it.
-    pub(crate) fn is_empty(&self, lane: Lane) -> bool {
-        let state = self.lanes.get(lane.0 as usize);
-        state.is_none_or(|state| state.first == NOBODY && state.n_aside == 0)
     }
 
     fn soil(&mut self, lane: Lane) {

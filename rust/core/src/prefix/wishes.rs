@@ -73,7 +73,7 @@ impl Index {
     /// The agent of that name, who is about to be needed.
     pub(super) fn enter(&mut self, root: Root, agent: &str) -> AgentId {
         let id = self.agents.enter(root, agent);
-        if self.order.is_empty(lane_of(id)) {
+        if self.agents.get(id).is_some_and(|agent| agent.n_nodes == 0) {
             // Its place may have been another's before.
             self.restand(id);
         }
@@ -133,13 +133,9 @@ impl Index {
 
     /// Forget an agent that has nothing here any more.
     pub(super) fn leave_if_idle(&mut self, id: AgentId) {
-        if self.order.is_empty(lane_of(id))
-            && let Some(agent) = self.agents.leave_if_idle(id)
-        {
-            for crowd in agent.crowds {
-                self.crowds.forget(crowd, id);
-                self.restand_crowd(crowd);
-            }
+        for crowd in self.agents.leave_if_idle(id).map(|agent| agent.crowds).unwrap_or_default() {
+            self.crowds.forget(crowd, id);
+            self.restand_crowd(crowd);
         }
     }
 
