@@ -107,7 +107,7 @@ class Twins(RuleBasedStateMachine):
         native, reference = (
             twin.publish(TokenIds(tokens), live, agent, kind) for twin in self.twins
         )
-        assert native.report == reference.report
+        assert native.report == reference.report, (native.report, reference.report)
         assert (native.end is None) == (reference.end is None)
         if native.end is not None:
             self.claims.append((agent, [native.end, reference.end]))

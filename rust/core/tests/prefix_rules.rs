@@ -407,6 +407,16 @@ fn rows_that_are_not_known_to_their_end_are_not_published() {
 }
 
 #[test]
+fn the_longest_prefix_that_fits_beside_what_it_builds_upon_is_published() {
+    let window = |size| Reach::Window { size, keep: 0 };
+    let mut desk = Desk::new(&[GLOBAL, window(300), window(700)], 8);
+    desk.publish(&branch(1, 256, 856), "a", TURN);
+    // Three blocks of the first group, one of which is there, and two and three of the others.
+    desk.publish(&branch(2, 256, 1159), "a", TURN);
+    assert_eq!(desk.hit(&branch(2, 256, 1159)), 768);
+}
+
+#[test]
 fn among_equals_the_new_one_is_kept() {
     let mut desk = Desk::new(&[GLOBAL], 2);
     desk.with(|prefixes, _| prefixes.set_policy(Policy::Resident));

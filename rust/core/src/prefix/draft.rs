@@ -122,15 +122,10 @@ impl Index {
                 Ok(draft) => return Ok(Ok(Draft { bytes_short, ..draft })),
                 Err(refused) => refused,
             };
-            let available = match refused {
-                Refusal::Budget { bytes_short: short } => {
-                    bytes_short = short;
-                    books.available()
-                }
-                Refusal::Declined => books.free(),
-                Refusal::LostRows { .. } => 0,
-            };
-            let shorter = self.affordable_end(books, top, all, known, available);
+            if let Refusal::Budget { bytes_short: short } = refused {
+                bytes_short = short;
+            }
+            let shorter = self.affordable_end(books, top, all.slice(0, end), known, &refused);
             if shorter == 0 || shorter >= end {
                 return Ok(Err(refused));
             }
@@ -295,39 +290,50 @@ impl Index {
         pieces.collect()
     }
 
-    /// The longest whole number of token blocks that fits into so many bytes, in tokens; 0 for none.
+    /// The longest whole number of token blocks that fits beside what it builds upon, in tokens; 0 for
+    /// none: into what can be evicted or, after it was declined, into what is free.
     ///
     /// Where a ring has moved on, and where there is a state, only the whole sequence can be
     /// restored.
     fn affordable_end(
-        &mut self,
-        books: &mut Books<'_>,
+        &self,
+        books: &Books<'_>,
         top: NodeId,
         tokens: TokenSlice<'_>,
         known: &[Vec<Span>],
-        room: u64,
+        refused: &Refusal,
     ) -> usize {
-        let whole = [(0, tokens.len() as u64)];
-        if known.iter().any(|spans| spans.as_slice() != whole) {
+        let is_lost = matches!(refused, Refusal::LostRows { .. });
+        let is_whole =
+            |spans: &Vec<Span>| matches!(spans[..], [(0, end)] if end >= tokens.len() as u64);
+        if is_lost || !known.iter().all(is_whole) {
             return 0;
         }
-        let holders = self.holders(top, tokens, |_| false);
-        let base = self.base_of(&holders, tokens.len() as u64);
-        let base: Vec<SlotIndex> = base.iter().map(|piece| piece.slot).collect();
-        books.lease(&base);
-        let last = tokens.len() / BLOCK;
-        let (mut low, mut high) = (holders.len().min(last), last);
+        let path = self.full_path(top, tokens);
+        let fits = |blocks: usize| {
+            let end = (blocks * BLOCK) as u64;
+            let holders = &path[..path.len().min(blocks)];
+            let missing = self.missing(holders, end);
+            let wants: Vec<_> = missing.iter().map(|missing| (missing.group, 1)).collect();
+            let room = match refused {
+                Refusal::Budget { .. } => {
+                    let base = self.base_of(holders, end).into_iter().map(|piece| piece.slot);
+                    let cached = base.filter(|&slot| books.leases(slot) == 0);
+                    books.available() - cached.map(|slot| books.bytes_of(slot)).sum::<u64>()
+                }
+                _ => books.free(),
+            };
+            books.blocks.cost(&wants).is_some_and(|cost| cost.bytes <= room)
+        };
+        let (mut low, mut high) = (0, tokens.len().saturating_sub(1) / BLOCK);
         while low < high {
             let middle = (low + high).div_ceil(2);
-            let missing = self.missing(&holders, (middle * BLOCK) as u64);
-            let wants: Vec<_> = missing.iter().map(|missing| (missing.group, 1)).collect();
-            if books.blocks.cost(&wants).is_some_and(|cost| cost.bytes <= room) {
+            if fits(middle) {
                 low = middle;
             } else {
                 high = middle - 1;
             }
         }
-        self.release(books, &base);
         low * BLOCK
     }
 }
