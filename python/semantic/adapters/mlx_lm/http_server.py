@@ -20,7 +20,7 @@ from http.server import ThreadingHTTPServer
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from semantic.adapters.mlx_lm.admission import RequestRefused
+from semantic.adapters.mlx_lm.request_queue import RequestRefused
 from semantic.domain.errors import SemanticError
 
 __all__ = [

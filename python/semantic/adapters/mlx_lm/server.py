@@ -26,8 +26,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from semantic.adapters.mlx_lm.admission import Admission
-from semantic.adapters.mlx_lm.admitted import admitted_batch, admitted_generator
 from semantic.adapters.mlx_lm.http_server import (
     POLL_SECONDS,
     STATS_PATH,
@@ -39,6 +37,8 @@ from semantic.adapters.mlx_lm.http_server import (
 )
 from semantic.adapters.mlx_lm.junctions import stopping_generator
 from semantic.adapters.mlx_lm.loaded_models import LoadedModels
+from semantic.adapters.mlx_lm.queued import queued_batch, queued_generator
+from semantic.adapters.mlx_lm.request_queue import RequestQueue
 from semantic.adapters.mlx_lm.running_batch import metered_generator
 from semantic.adapters.mlx_lm.unpadded_prefill import unpadded_generator
 from semantic.adapters.pressure import guard_for
@@ -139,15 +139,15 @@ def launch(
             make_cache = partial(make_cache, store=store, spec_of=_spec_of(model_provider))
         if store is not None:
             make_cache = partial(make_cache, namespace_of=loaded.namespace_of)
-        new_admission = None
+        new_queue = None
         if kv_memory is not None:
-            new_admission = partial(_admission, model_provider, kv_memory, kv_wait)
+            new_queue = partial(_queue, model_provider, kv_memory, kv_wait)
         _serve(
             server,
             (host, port),
             model_provider,
             lambda: loaded.watching(make_cache(**cache_limits)),
-            new_admission,
+            new_queue,
             on_ready,
         )
 
@@ -213,10 +213,10 @@ def _probed(model_provider: Any) -> Any:
         return None
 
 
-def _admission(
+def _queue(
     model_provider: Any, kv_memory: int, kv_wait: float, memory_of: Callable[[Any], Any]
-) -> Admission:
-    return Admission(
+) -> RequestQueue:
+    return RequestQueue(
         memory_of,
         lambda: model_provider.model_key,
         limit_bytes=kv_memory,
@@ -243,11 +243,11 @@ def _serve(
     address: tuple[str, int],
     model_provider: Any,
     new_cache: Callable[[], Any],
-    new_admission: Callable[[Callable[[Any], Any]], Admission] | None,
+    new_queue: Callable[[Callable[[Any], Any]], RequestQueue] | None,
     on_ready: Callable[[str, int], None] | None,
 ) -> None:
     group = server.mx.distributed.init()
-    if new_admission is not None and group.size() > 1:
+    if new_queue is not None and group.size() > 1:
         raise ServerError("--kv-memory cannot be kept by a group of machines: leave it out")
     if group.rank() != 0:
         server.ResponseGenerator(model_provider, new_cache()).join()
@@ -258,13 +258,13 @@ def _serve(
         unpadded_generator(server.BatchGenerator), _weakly(cache, "report_running")
     )
     guarded: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-    if new_admission is not None:
-        admission = new_admission(_weakly(cache, "memory_of"))
-        cache.queue_stats = admission.stats
+    if new_queue is not None:
+        queue = new_queue(_weakly(cache, "memory_of"))
+        cache.queue_stats = queue.stats
         guard = guard_for(cache.budget)
         guarded = _working(guard)
-        generator_class = admitted_generator(generator_class, admission, guard.relief.if_due)
-        batch_class = admitted_batch(batch_class, admission)
+        generator_class = queued_generator(generator_class, queue, guard.relief.if_due)
+        batch_class = queued_batch(batch_class, queue)
     host, port = address
     with (
         guarded,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import queue
+from queue import Queue
 from types import SimpleNamespace
 
 import pytest
 
 from semantic import BlockPool, CacheManager
-from semantic.adapters.mlx_lm.admission import Admission, RequestRefused
-from semantic.adapters.mlx_lm.admitted import admitted_batch, admitted_generator
+from semantic.adapters.mlx_lm.queued import queued_batch, queued_generator
+from semantic.adapters.mlx_lm.request_queue import RequestQueue, RequestRefused
 from semantic.mlx import probe
 
 MODEL = "the model"
@@ -27,7 +27,7 @@ class Clock:
 
 
 class Server:
-    """What mlx_lm.server does with an admission, without computing anything."""
+    """What mlx_lm.server does with an queue, without computing anything."""
 
     def __init__(self, model, rows=2, longest=300, **options):
         self.spec = probe(model)
@@ -36,7 +36,7 @@ class Server:
         self.memory = CacheManager(self.spec, self.pool)._memory
         self.known = True
         self.clock = Clock()
-        self.admission = Admission(
+        self.queue = RequestQueue(
             lambda key: self.memory if self.known and key == MODEL else None,
             lambda: MODEL,
             limit_bytes=limit,
@@ -50,8 +50,8 @@ class Server:
     def ask(self, tokens, new_tokens=10, model=MODEL):
         request = SimpleNamespace(tokens=tokens)
         args = SimpleNamespace(model=model, max_tokens=new_tokens)
-        answers = queue.Queue()
-        self.admission.ask((answers, request, args))
+        answers = Queue()
+        self.queue.ask((answers, request, args))
         return answers
 
     def tokenise(self, request, args):
@@ -61,28 +61,28 @@ class Server:
 
     def take(self):
         """One turn of the server's loop: the uid of who joined the batch, or None."""
-        self.admission.settle()
-        taken = self.admission.first(self.tokenise)
+        self.queue.settle()
+        taken = self.queue.first(self.tokenise)
         if taken is None:
             return None
         answers, request, args = taken
         try:
-            self.admission.tokenised(request, args, lambda: self.tokenise(request, args))
+            self.queue.tokenised(request, args, lambda: self.tokenise(request, args))
         except Exception as error:
             answers.put(error)
             return None
         self.uid += 1
-        self.admission.inserted([self.uid])
+        self.queue.inserted([self.uid])
         return self.uid
 
     def step(self, *finished):
         """The batch computes; these are done."""
-        self.admission.settle()
+        self.queue.settle()
         generated = [
             SimpleNamespace(uid=uid, finish_reason="stop", prompt_cache=["kept"])
             for uid in finished
         ]
-        self.admission.stepped([], generated, 0)
+        self.queue.stepped([], generated, 0)
         return generated
 
 
@@ -101,7 +101,7 @@ def test_requests_run_while_there_is_room_and_then_wait_in_order(server):
     for tokens in (200, 200, 200, 10):
         server.ask(tokens)
     assert [server.take() for _ in range(4)] == [1, 2, None, None]
-    assert server.admission.stats() == {
+    assert server.queue.stats() == {
         "waiting": 2,
         "running": 2,
         "admitted": 2,
@@ -119,7 +119,7 @@ def test_requests_run_while_there_is_room_and_then_wait_in_order(server):
     server.step(4)
     assert server.take() is None
     assert server.pool.used_memory() == 0
-    assert server.admission.stats()["waited_seconds"] == 10.0
+    assert server.queue.stats()["waited_seconds"] == 10.0
 
 
 def test_the_bytes_of_who_finished_are_free_only_when_the_server_is_done_with_them(server):
@@ -128,7 +128,7 @@ def test_the_bytes_of_who_finished_are_free_only_when_the_server_is_done_with_th
     used = server.pool.used_memory()
     server.step(1)
     assert server.pool.used_memory() == used
-    server.admission.settle()
+    server.queue.settle()
     assert server.pool.used_memory() == 0
 
 
@@ -145,12 +145,12 @@ def test_what_can_never_fit_is_refused_at_once(server):
     assert server.take() is None
     assert refusal(again).status == 413
     assert small.empty()
-    assert server.admission.stats()["refused"] == 2
+    assert server.queue.stats()["refused"] == 2
 
 
 def test_as_many_tokens_are_promised_as_there_is_memory_for(server):
     request, args = SimpleNamespace(tokens=100), SimpleNamespace(model=MODEL, max_tokens=1 << 40)
-    server.admission.tokenised(request, args, lambda: server.tokenise(request, args))
+    server.queue.tokenised(request, args, lambda: server.tokenise(request, args))
     assert 100 < args.max_tokens < 10_000
     assert server.pool.used_memory() <= server.pool.total_memory()
 
@@ -212,9 +212,9 @@ def test_what_the_server_cannot_tokenise_leaves_nothing_behind(server):
 
 def test_who_runs_alone_is_charged_while_it_does(server):
     request, args = SimpleNamespace(tokens=100), SimpleNamespace(model=MODEL, max_tokens=5)
-    server.admission.tokenised(request, args, lambda: server.tokenise(request, args))
+    server.queue.tokenised(request, args, lambda: server.tokenise(request, args))
     assert server.pool.snapshot().live > 0
-    server.admission.served()
+    server.queue.served()
     assert server.pool.used_memory() == 0
 
 
@@ -222,9 +222,9 @@ def test_who_leaves_the_batch_unfinished_leaves_its_bytes(server):
     for _ in range(2):
         server.ask(200)
         server.take()
-    server.admission.removed([1])
+    server.queue.removed([1])
     assert server.pool.used_memory() > 0
-    server.admission.emptied()
+    server.queue.emptied()
     assert server.pool.used_memory() == 0
 
 
@@ -234,18 +234,18 @@ def test_copies_that_there_is_no_room_for_are_not_made(server):
     assert [server.take(), server.take()] == [1, 2]
     free = server.pool.total_memory() - server.pool.used_memory()
     small, large = ([SimpleNamespace(nbytes=n)] for n in (free, free + 1))
-    kept = server.admission.copied({1: (small, [1]), 2: (large, [2])})
+    kept = server.queue.copied({1: (small, [1]), 2: (large, [2])})
     assert list(kept) == [1]
-    server.admission.settle()
+    server.queue.settle()
     assert server.pool.snapshot().staging == 0
 
 
 def test_more_than_was_charged_is_counted(server):
     server.ask(10)
     server.take()
-    server.admission.stepped([], [], server.pool.used_memory())
+    server.queue.stepped([], [], server.pool.used_memory())
     assert server.memory.counters.as_dict()["failures"] == {}
-    server.admission.stepped([], [], server.pool.used_memory() + 1)
+    server.queue.stepped([], [], server.pool.used_memory() + 1)
     assert server.memory.counters.as_dict()["failures"] == {"undercharged": 1}
 
 
@@ -256,7 +256,7 @@ def test_who_still_waits_at_the_end_is_told(server):
     server.take()
     answers = server.ask(280)
     server.take()
-    server.admission.close()
+    server.queue.close()
     assert refusal(answers).status == 503
     assert server.pool.used_memory() == 0
 
@@ -311,14 +311,12 @@ class Batch:
 
 def taken(tokens):
     args = SimpleNamespace(model=MODEL, max_tokens=3)
-    return queue.Queue(), SimpleNamespace(tokens=tokens), args
+    return Queue(), SimpleNamespace(tokens=tokens), args
 
 
-def test_the_servers_classes_go_through_the_admission(server):
-    generator = admitted_generator(Generator, server.admission, lambda: None)(
-        [taken(20), taken(30)]
-    )
-    batch = admitted_batch(Batch, server.admission)("a model")
+def test_the_servers_classes_go_through_the_queue(server):
+    generator = queued_generator(Generator, server.queue, lambda: None)([taken(20), taken(30)])
+    batch = queued_batch(Batch, server.queue)("a model")
     assert batch.prefill_batch_size == 1
     first = generator._next_request(0.1)
     assert first[1].tokens == 20
@@ -337,8 +335,8 @@ def test_the_servers_classes_go_through_the_admission(server):
 
 
 def test_a_batch_that_is_closed_twice_ends_only_its_own_rows(server):
-    generator = admitted_generator(Generator, server.admission, lambda: None)([])
-    batch = admitted_batch(Batch, server.admission)("a model")
+    generator = queued_generator(Generator, server.queue, lambda: None)([])
+    batch = queued_batch(Batch, server.queue)("a model")
     batch.close()
     generator._tokenize(None, *taken(5)[1:])
     batch.insert_segments([])
@@ -349,10 +347,10 @@ def test_a_batch_that_is_closed_twice_ends_only_its_own_rows(server):
 
 
 def test_a_failure_of_the_admission_never_ends_the_generation_thread(server, monkeypatch, caplog):
-    generator = admitted_generator(Generator, server.admission, lambda: None)([taken(5), taken(6)])
-    batch = admitted_batch(Batch, server.admission)("a model")
+    generator = queued_generator(Generator, server.queue, lambda: None)([taken(5), taken(6)])
+    batch = queued_batch(Batch, server.queue)("a model")
     for name in ("settle", "first", "served", "close", "inserted", "stepped", "copied", "removed"):
-        monkeypatch.setattr(server.admission, name, lambda *_: 1 / 0)
+        monkeypatch.setattr(server.queue, name, lambda *_: 1 / 0)
     assert generator._next_request(None) is None
     assert batch.insert_segments([]) == [5]
     assert batch.next()[1][0].uid == 5

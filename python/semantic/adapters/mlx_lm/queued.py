@@ -1,4 +1,4 @@
-"""mlx_lm.server's generator and batch, with an `Admission` between them and their requests."""
+"""mlx_lm.server's generator and batch, with an `RequestQueue` between them and their requests."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from semantic.adapters.mlx_lm.admission import Admission
+from semantic.adapters.mlx_lm.request_queue import RequestQueue
 
-__all__ = ["admitted_batch", "admitted_generator"]
+__all__ = ["queued_batch", "queued_generator"]
 
 _log = logging.getLogger("semantic.serve")
 
@@ -16,50 +16,50 @@ _T = TypeVar("_T")
 
 
 def _tell(step: Callable[..., _T], *args: Any, otherwise: _T) -> _T:
-    """Tell the admission of a step; what goes wrong there never ends the generation thread."""
+    """Tell the queue of a step; what goes wrong there never ends the generation thread."""
     try:
         return step(*args)
     except Exception:
-        _log.exception("the admission of requests failed")
+        _log.exception("the queue of requests failed")
         return otherwise
 
 
-def admitted_generator(
-    generator_class: type[Any], admission: Admission, between: Callable[[], object]
+def queued_generator(
+    generator_class: type[Any], queue: RequestQueue, between: Callable[[], object]
 ) -> type[Any]:
     """A ResponseGenerator that takes a request only when there is memory for it.
 
     Args:
         generator_class: mlx_lm.server's ResponseGenerator, or what stands in for it.
-        admission: Who may run.
+        queue: Who may run.
         between: Called between the server's steps, on its thread.
     """
 
     # The base is whatever class the installed mlx-lm has: known at run time only.
-    class AdmittedResponseGenerator(generator_class):  # type: ignore[misc]
+    class QueuedResponseGenerator(generator_class):  # type: ignore[misc]
         """The server's generator, behind a queue."""
 
         _runs_alone = False
 
         def _next_request(self, timeout: float | None = None) -> Any:
-            _tell(admission.settle, otherwise=None)
+            _tell(queue.settle, otherwise=None)
             _tell(between, otherwise=None)
             taken = super()._next_request(timeout)
             while taken is not None:
-                admission.ask(taken)
+                queue.ask(taken)
                 taken = super()._next_request(None)
-            return _tell(admission.first, self._tokenised_ahead, otherwise=None)
+            return _tell(queue.first, self._tokenised_ahead, otherwise=None)
 
         def _tokenised_ahead(self, request: Any, args: Any) -> Any:
             return super()._tokenize(self.model_provider.tokenizer, request, args)
 
         def _tokenize(self, tokenizer: Any, request: Any, args: Any) -> Any:
             def compute() -> Any:
-                return super(AdmittedResponseGenerator, self)._tokenize(tokenizer, request, args)
+                return super(QueuedResponseGenerator, self)._tokenize(tokenizer, request, args)
 
-            answer = admission.tokenised(request, args, compute)
+            answer = queue.tokenised(request, args, compute)
             if self._runs_alone:
-                self.cli_args.prefill_step_size = admission.prefill_step
+                self.cli_args.prefill_step_size = queue.prefill_step
             return answer
 
         def _serve_single(self, *args: Any, **options: Any) -> Any:
@@ -70,18 +70,18 @@ def admitted_generator(
             finally:
                 self._runs_alone = False
                 self.cli_args.prefill_step_size = asked_step
-                _tell(admission.served, otherwise=None)
+                _tell(queue.served, otherwise=None)
 
         def _run_generate(self) -> None:
             try:
                 super()._run_generate()
             finally:
-                _tell(admission.close, otherwise=None)
+                _tell(queue.close, otherwise=None)
 
-    return AdmittedResponseGenerator
+    return QueuedResponseGenerator
 
 
-def admitted_batch(generator_class: type[Any], admission: Admission) -> type[Any]:
+def queued_batch(generator_class: type[Any], queue: RequestQueue) -> type[Any]:
     """A BatchGenerator whose sequences are charged while they are in it.
 
     Prompts are prefilled one at a time: of unequal lengths and side by side they pad each other
@@ -89,11 +89,11 @@ def admitted_batch(generator_class: type[Any], admission: Admission) -> type[Any
 
     Args:
         generator_class: mlx-lm's BatchGenerator, or what stands in for it.
-        admission: Who was let in.
+        queue: Who was let in.
     """
 
     # The base is whatever class the installed mlx-lm has: known at run time only.
-    class AdmittedBatchGenerator(generator_class):  # type: ignore[misc]
+    class QueuedBatchGenerator(generator_class):  # type: ignore[misc]
         """The server's batch, charged."""
 
         def __init__(self, *args: Any, **options: Any) -> None:
@@ -103,24 +103,24 @@ def admitted_batch(generator_class: type[Any], admission: Admission) -> type[Any
 
         def insert_segments(self, *args: Any, **options: Any) -> Any:
             uids = super().insert_segments(*args, **options)
-            self.prefill_step_size = admission.prefill_step
-            _tell(admission.inserted, uids, otherwise=None)
+            self.prefill_step_size = queue.prefill_step
+            _tell(queue.inserted, uids, otherwise=None)
             return uids
 
         def next(self) -> Any:
-            _tell(admission.settle, otherwise=None)
+            _tell(queue.settle, otherwise=None)
             prompts, generated = super().next()
             taken_bytes = self.prompt_cache_nbytes
-            _tell(admission.stepped, prompts, generated, taken_bytes, otherwise=None)
+            _tell(queue.stepped, prompts, generated, taken_bytes, otherwise=None)
             return prompts, generated
 
         def extract_cache(self, uids: Any) -> Any:
             copies = super().extract_cache(uids)
-            return _tell(admission.copied, copies, otherwise=dict[int, Any]())
+            return _tell(queue.copied, copies, otherwise=dict[int, Any]())
 
         def remove(self, uids: Any, *args: Any, **options: Any) -> Any:
             removed = super().remove(uids, *args, **options)
-            _tell(admission.removed, uids, otherwise=None)
+            _tell(queue.removed, uids, otherwise=None)
             return removed
 
         def close(self) -> None:
@@ -128,6 +128,6 @@ def admitted_batch(generator_class: type[Any], admission: Admission) -> type[Any
             # Closed once more when it is collected, and by then another batch may run.
             if self._is_open:
                 self._is_open = False
-                _tell(admission.emptied, otherwise=None)
+                _tell(queue.emptied, otherwise=None)
 
-    return AdmittedBatchGenerator
+    return QueuedBatchGenerator

@@ -34,7 +34,7 @@ from semantic.domain.errors import PoolExhaustedError, SemanticError
 from semantic.domain.native import TokenIds
 from semantic.ports.outbound import Clock
 
-__all__ = ["Admission", "RequestRefused"]
+__all__ = ["RequestQueue", "RequestRefused"]
 
 _log = logging.getLogger("semantic.serve")
 
@@ -77,7 +77,7 @@ class _Asked:
         self.taken[0].put(refusal)
 
 
-class Admission:
+class RequestQueue:
     """The queue in front of the server's batch, and the charge of what runs.
 
     Args:
