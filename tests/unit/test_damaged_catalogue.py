@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
 import random
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -298,6 +301,71 @@ def test_nobody_makes_a_catalogue_again_that_others_have_open(tmp_path: Path) ->
     assert [found(store, sequence(50, 1)) for store in stores] == [1, 1, 1]
     for store in stores:
         store.close()
+
+
+def work(path: str, signs: str, seed: int) -> None:
+    """Write, read, use and forget, as one of several processes; a refusal is a miss."""
+    store = opened(Path(path))
+    turns = 0
+    while not (Path(signs) / "stop").exists():
+        turns += 1
+        tokens = sequence((seed + turns) % 5, 1 + turns % 4)
+        try:
+            store.put(blocks_of(tokens), f"agent-{seed}")
+            assert sum(read(store, block) for block in blocks_of(tokens)) >= 0
+            store.used(ROOT, TokenIds(tokens).keys(ROOT), f"agent-{seed}")
+            if turns % 9 == 0:
+                store.forget(ROOT, f"agent-{seed}")
+            (Path(signs) / f"works-{seed}").touch()
+        except CachePersistenceError:
+            (Path(signs) / f"missed-{seed}").touch()
+    assert store.is_whole(30)
+    store.close()
+    os._exit(0)
+
+
+def spoil_pages(path: Path, noise: random.Random) -> None:
+    with contextlib.suppress(FileNotFoundError):  # it is being made again
+        file = os.open(path / "catalogue.sqlite3", os.O_RDWR)
+        for at in range(PAGE_BYTES, os.fstat(file).st_size, PAGE_BYTES):
+            os.pwrite(file, noise.randbytes(PAGE_BYTES), at)
+        os.close(file)
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_catalogue_may_be_damaged_while_processes_share_it(rounds: int, tmp_path: Path) -> None:
+    folder, signs = tmp_path / "store", tmp_path / "signs"
+    signs.mkdir()
+    opened(folder).close()
+    spawn = multiprocessing.get_context("spawn")
+    arguments = [(str(folder), str(signs), seed) for seed in range(3)]
+    processes = [spawn.Process(target=work, args=given) for given in arguments]
+    for process in processes:
+        process.start()
+    noise = random.Random(3)
+    end = time.monotonic() + 120
+    for _ in range(rounds):
+        for sign in ("works", "missed"):
+            for file in signs.iterdir():
+                file.unlink()
+            while len(list(signs.glob(f"{sign}-*"))) < len(processes):
+                assert time.monotonic() < end
+                if sign == "missed":
+                    spoil_pages(folder, noise)
+                time.sleep(0.3)
+    (signs / "stop").touch()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    store = opened(folder)
+    assert verify(store) == []
+    assert len(store.running()) == 1
+    files = list((folder / "blocks").rglob("*.safetensors"))
+    assert store.stats()["bytes"] == sum(file.stat().st_size for file in files)
+    for tokens in (sequence(seed, 4) for seed in range(5)):
+        blocks = blocks_of(tokens)[: found(store, tokens)]
+        assert all(read(store, block) for block in blocks)
+    store.close()
 
 
 def test_what_is_being_written_is_not_parted(tmp_path: Path) -> None:

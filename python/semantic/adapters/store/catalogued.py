@@ -23,6 +23,9 @@ __all__ = ["CataloguedStore"]
 
 _log = logging.getLogger("semantic")
 
+_ATTEMPTS, _PAUSE_SECONDS = 20, 0.05
+"""How often the log is emptied until others let it be so."""
+
 
 class CataloguedStore(ABC):
     """What is the same for every store: see `BlockStore`.
@@ -312,8 +315,11 @@ class CataloguedStore(ABC):
         self._truncate()
 
     def _truncate(self) -> None:
-        if not self.catalogue.database.truncate():
-            _log.warning("what was removed may still be read in a log that others use")
+        for _ in range(_ATTEMPTS):
+            if self.catalogue.database.truncate():
+                return
+            time.sleep(_PAUSE_SECONDS)  # another process does the same at this moment
+        _log.warning("what was removed may still be read in a log that others use")
 
     def _remove(self, files: Sequence[str], *, is_forgotten: bool = False) -> None:
         """Remove files of blocks that are known to leave, and then their rows."""

@@ -107,8 +107,8 @@ class Database:
         """The rows of one question, each of whose values has its type."""
         with self._lock:
             connection = self._settled()
-            with self._refusals():
-                rows = connection.execute(statement, values).fetchall()
+            with self._refusals(), contextlib.closing(connection.cursor()) as cursor:
+                rows = cursor.execute(statement, values).fetchall()
                 for row in rows if types else ():
                     if not all(map(isinstance, row, types)):
                         raise CatalogueDamagedError("a row of other values")
