@@ -13,11 +13,11 @@ Keys and names are what the disk sees of them: a veil may hide what they stand f
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from semantic.adapters.store.counts import count, keep, next_use, written
 from semantic.adapters.store.database import Database, in_parts, whole
 from semantic.adapters.store.expiry import Seen
 from semantic.adapters.store.rows import Rows
@@ -31,8 +31,6 @@ from semantic.domain.policy import EvictionOrder, Hint, Priority
 from semantic.domain.stored import NewBlock
 
 __all__ = ["Catalogue", "ListedNode", "Room"]
-
-_DAY_SECONDS = 86_400
 
 _ORDERS = {
     "lru": ("blocks_by_use", "standing"),
@@ -160,7 +158,7 @@ class Catalogue:
     def keep_fact(self, name: str, value: int) -> None:
         """Keep a number."""
         with self.database.transaction() as run:
-            _keep(run, name, value)
+            keep(run, name, value)
 
     # Coming ------------------------------------------------------------------------------------
 
@@ -190,9 +188,9 @@ class Catalogue:
                 is_new = run.execute(where, (self._veil.file(block.name),)).fetchone() is None
                 (new if is_new else known).append((block, n_bytes))
             needed = sum(n_bytes for _, n_bytes in new)
-            if room.daily is not None and needed and _written(run, now) + needed > room.daily:
+            if room.daily is not None and needed and written(run, now) + needed > room.daily:
                 raise CachePersistenceError(f"{room.daily} bytes a day are written, and no more")
-            short = _count(run, "bytes") + needed - room.limit
+            short = count(run, "bytes") + needed - room.limit
             if short > 0 and new:
                 return [], short
             self._rows.agree(run, [block for block, _ in known])
@@ -206,7 +204,7 @@ class Catalogue:
     def reserve_bytes(self, name: str, n_bytes: int, limit: int) -> int:
         """Reserve bytes of what is no block, under a name that no file has; those missing."""
         with self.database.transaction() as run:
-            short = _count(run, "bytes") + n_bytes - limit
+            short = count(run, "bytes") + n_bytes - limit
             if short <= 0:
                 row = (name, name.encode(), "", 0, 0, n_bytes, True, self._owner)
                 run.execute(_COMES + " VALUES (?, ?, ?, ?, ?, ?, ?, 'coming', ?, 0, 0)", row)
@@ -215,7 +213,7 @@ class Catalogue:
     def arrived(self, blocks: Sequence[tuple[NewBlock, int]], agent_id: str, now: int) -> None:
         """The files of these blocks have their names, and so many bytes."""
         with self.database.transaction() as run:
-            use = _next_use(run)
+            use = next_use(run)
             self._rows.enter_nodes(run, [block for block, _ in blocks])
             run.executemany(
                 _COMES + _HERE_NOW + " DO UPDATE SET state = 'here', bytes = excluded.bytes,"
@@ -240,7 +238,7 @@ class Catalogue:
         with self.database.transaction() as run:
             self._rows.agree(run, [block for block, _, _ in files])
             for block, n_bytes, written_at in files:
-                row = (*self._rows.row(block, n_bytes), self._owner, _next_use(run), written_at)
+                row = (*self._rows.row(block, n_bytes), self._owner, next_use(run), written_at)
                 run.execute(
                     _COMES + _HERE_NOW + " DO UPDATE SET state = 'here', bytes = excluded.bytes,"
                     " used_at = max(used_at, excluded.used_at), last_use = CASE state"
@@ -255,7 +253,7 @@ class Catalogue:
     def used(self, namespace: bytes, keys: Sequence[bytes], agent_id: str, now: int) -> None:
         """What is here of these token blocks was used: it goes last, the tail before the head."""
         with self.database.transaction() as run:
-            use = _next_use(run)
+            use = next_use(run)
             hidden = [self._veil.key(key) for key in keys]
             run.executemany(
                 "UPDATE blocks SET last_use = ?, used_at = ?, uses = uses + 1 WHERE key = ?",
@@ -290,14 +288,14 @@ class Catalogue:
     def believed(self, now: int) -> int:
         """What the time is, as far as a clock that has jumped can be believed; see `Seen`."""
         with self.database.transaction() as run:
-            seen = Seen(_count(run, "seen", 0), _count(run, "doubted", 0))
+            seen = Seen(count(run, "seen", 0), count(run, "doubted", 0))
             if not seen.at:
                 (last,) = run.execute("SELECT max(used_at) FROM blocks WHERE state = 'here'")
                 seen = Seen(whole(last[0] or 0) or now, 0)
             time, then = seen.told(now)
-            if then != seen or not _count(run, "seen", 0):
-                _keep(run, "seen", then.at)
-                _keep(run, "doubted", then.doubted)
+            if then != seen or not count(run, "seen", 0):
+                keep(run, "seen", then.at)
+                keep(run, "doubted", then.doubted)
         return time
 
     # Leaving -----------------------------------------------------------------------------------
@@ -393,29 +391,3 @@ _COMES = (
 )
 _HERE_NOW = " VALUES (?, ?, ?, ?, ?, ?, ?, 'here', ?, ?, ?) ON CONFLICT"
 _LEAVES = "UPDATE blocks SET state = 'leaving', owner = ? WHERE file = ? AND state = 'here'"
-
-
-def _count(run: sqlite3.Cursor, name: str, default: int | None = None) -> int:
-    row = run.execute("SELECT value FROM counts WHERE name = ?", (name,)).fetchone()
-    return whole(row[0] if row is not None else default)
-
-
-def _keep(run: sqlite3.Cursor, name: str, value: int) -> None:
-    run.execute(
-        "INSERT INTO counts VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
-        (name, value),
-    )
-
-
-def _written(run: sqlite3.Cursor, now: int) -> int:
-    """Bytes that were written today; another day, also an earlier one, begins at 0."""
-    today = now // _DAY_SECONDS
-    if _count(run, "day") != today:
-        run.execute("UPDATE counts SET value = ? WHERE name = 'day'", (today,))
-        run.execute("UPDATE counts SET value = 0 WHERE name = 'written'")
-    return _count(run, "written")
-
-
-def _next_use(run: sqlite3.Cursor) -> int:
-    run.execute("UPDATE counts SET value = value + 1 WHERE name = 'uses'")
-    return _count(run, "uses")
