@@ -182,6 +182,27 @@ def test_b28_damaged_and_missing_files_are_misses(name: str, tmp_path: Path) -> 
             shutil.rmtree(tmp_path / "copy")
 
 
+def test_b28_a_damaged_catalogue_is_a_miss_until_it_is_made_again(tmp_path: Path) -> None:
+    server = Server("llama", tmp_path)
+    conversation = [*SYSTEM, *server.answer("a", SYSTEM)]
+    server.stop()
+    server = Server("llama", tmp_path)
+    with server.store._owners.alone():  # so that nobody makes it again meanwhile
+        server.store.catalogue.database.condemn("a page is damaged")
+        prompt = [*conversation, *random_tokens(60, seed=100)]
+        assert server.answer("a", prompt) == stock_answer("llama", prompt)
+        assert server.restored_tokens == 0
+        assert server.failures["store_read"] == 1
+        assert server.memory.stats()["store"]["blocks"] == 0
+    assert server.store.is_whole(60)
+    server.stop()
+    server = Server("llama", tmp_path)
+    assert server.answer("a", prompt) == stock_answer("llama", prompt)
+    assert server.restored_tokens >= len(conversation)
+    assert not server.failures
+    server.stop()
+
+
 def test_blocks_can_be_read_with_the_safetensors_library(tmp_path: Path) -> None:
     server = Server("gemma3_text", tmp_path)
     prompt = [*SYSTEM, *random_tokens(100, seed=1)]

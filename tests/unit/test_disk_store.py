@@ -74,7 +74,7 @@ def test_b31_more_than_the_limit_is_refused_and_nothing_is_left_of_it(tmp_path: 
     store = opened(tmp_path, max_bytes=BLOCK_BYTES)
     with pytest.raises(CachePersistenceError, match="more than may be stored"):
         store.put(blocks_of(sequence(1, 3)), "a")
-    assert store.stats() == {"blocks": 0, "bytes": 0, "max_bytes": BLOCK_BYTES}
+    assert (store.stats()["blocks"], store.stats()["bytes"]) == (0, 0)
     assert disk_bytes(tmp_path) == 0
     store.close()
 
@@ -123,7 +123,8 @@ def test_b28_a_lost_or_damaged_catalogue_is_made_again_from_the_blocks(tmp_path:
         store = opened(tmp_path)
         assert found(store, tokens) == 3
         assert there(store, blocks_of(tokens)) == [True] * 3
-        assert store.stats()["bytes"] == disk_bytes(tmp_path)
+        aside = store.bytes_aside(1 << 30)
+        assert store.stats()["bytes"] == disk_bytes(tmp_path) - aside
         store.close()
 
 

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from semantic.adapters.machine_memory import check_fits_machine
-from semantic.adapters.store.disk import DiskStore
+from semantic.adapters.store.disk import CATALOGUE_BYTES, DiskStore
 from semantic.adapters.store.sealing import read_key, read_salt
 from semantic.cli.extras import missing_message
 from semantic.cli.options import duration, memory_size
@@ -86,7 +86,7 @@ def _serve(
         typer.Option(
             parser=memory_size,
             metavar="SIZE",
-            help="The most that the store may take on the disk, 64GB unless given: the least "
+            help="The most that the folder may take on the disk, 64GB unless given: the least "
             "recently used goes.",
         ),
     ] = None,
@@ -177,7 +177,10 @@ def _serve(
 def _opened(path: Path, options: dict[str, Any]) -> DiskStore:
     key = read_key(options.pop("key_file", None))
     options.pop("salt_file", None)  # the models' business, not the folder's
-    return DiskStore(path, **{"max_bytes": _STORE_MAX_BYTES, "key": key, **options})
+    folder_bytes = options.pop("max_bytes", _STORE_MAX_BYTES)
+    # What is asked for is the whole folder; the catalogue has its share of it.
+    max_bytes = max(folder_bytes // 2, folder_bytes - CATALOGUE_BYTES)
+    return DiskStore(path, **{"max_bytes": max_bytes, "key": key, **options})
 
 
 def _end_process(status: int) -> NoReturn:

@@ -18,6 +18,7 @@ from typing import Any
 
 from semantic.adapters.store.block_file import described, memory_of, written
 from semantic.adapters.store.disk import DiskStore
+from semantic.adapters.store.limits import NoRoomError
 from semantic.adapters.store.listing import BlockRow
 from semantic.domain.errors import CacheCorruptionError, CachePersistenceError
 from semantic.domain.native import BlockFolder
@@ -96,45 +97,69 @@ def export_blocks(
 def import_blocks(store: DiskStore, source: Path, progress: Progress = iter) -> Exchanged:
     """Put the blocks of a file into a store, each verified before.
 
+    They make room as what is written does, but not by those that came before them: what is too much
+    for the store is left out.
+
     Args:
-        store: Where they go, within its limits.
+        store: Where they go, within its limits at every moment.
         source: What `export_blocks` has written.
         progress: Shows how far it has come.
 
     Raises:
         CacheCorruptionError: The file is no archive, or of another version.
-        CachePersistenceError: The system refuses, or there is no room.
+        CachePersistenceError: The system refuses.
     """
-    bad = []
-    blocks = known = n_bytes = 0
-    users: dict[tuple[bytes, str], list[bytes]] = {}
+    done = _Import(store)
     try:
-        with (
-            tarfile.open(source) as tar,
-            tempfile.TemporaryDirectory(dir=store.path, prefix=".import-") as room,
-        ):
+        with tarfile.open(source) as tar, store.workroom() as room:
             folder = BlockFolder(room, "import")
             for entry in progress(_manifest(tar, source)):
-                name, agents = entry["name"], entry["agents"] or [""]
-                try:
-                    block = _carried(tar, folder, Path(room), name)
-                except CacheCorruptionError as error:
-                    bad.append((name, str(error)))
-                    continue
-                if store.put([block], agents[0]):
-                    blocks += 1
-                    n_bytes += sum(memory.nbytes for _, memory in block.tensors)
-                else:
-                    known += 1
-                for agent in agents:
-                    users.setdefault((block.namespace, agent), []).append(block.name.key)
+                done.take(entry, tar, folder, room)
     except tarfile.TarError as error:
         raise CacheCorruptionError(f"{source} is no archive of a store: {error}") from error
     except OSError as error:
         raise CachePersistenceError(f"{source}: {error.strerror}", errno=error.errno) from error
-    for (namespace, agent), keys in users.items():
-        store.used(namespace, list(dict.fromkeys(keys)), agent)
-    return Exchanged(blocks, n_bytes, known, tuple(bad))
+    return done.end()
+
+
+class _Import:
+    """What has been carried into a store so far."""
+
+    def __init__(self, store: DiskStore) -> None:
+        self._store = store
+        self._bad: list[tuple[str, str]] = []
+        self._blocks = self._known = self._bytes = self._file_bytes = 0
+        self._users: dict[tuple[bytes, str], list[bytes]] = {}
+
+    def take(
+        self, entry: dict[str, Any], tar: tarfile.TarFile, folder: BlockFolder, room: Path
+    ) -> None:
+        """Put one block of the manifest into the store; what cannot be is left out."""
+        name, agents = entry["name"], entry["agents"] or [""]
+        try:
+            member = _member(tar, name)
+            # Its temporary file and itself: more would take the place of what came before it.
+            if self._file_bytes + 2 * member.size > self._store.limits.max_bytes:
+                raise NoRoomError("it is more than the store may take")
+            with self._store.borrowed(member.size):
+                block = _carried(tar, member, folder, room, name)
+            is_new = bool(self._store.put([block], agents[0]))
+        except (CacheCorruptionError, NoRoomError) as error:
+            self._bad.append((name, str(error)))
+            return
+        self._known += not is_new
+        if is_new:
+            self._blocks += 1
+            self._bytes += sum(memory.nbytes for _, memory in block.tensors)
+            self._file_bytes += member.size
+        for agent in agents:
+            self._users.setdefault((block.namespace, agent), []).append(block.name.key)
+
+    def end(self) -> Exchanged:
+        """Say whose the blocks are."""
+        for (namespace, agent), keys in self._users.items():
+            self._store.used(namespace, list(dict.fromkeys(keys)), agent)
+        return Exchanged(self._blocks, self._bytes, self._known, tuple(self._bad))
 
 
 def _add_manifest(tar: tarfile.TarFile, names: Sequence[dict[str, Any]]) -> None:
@@ -159,26 +184,35 @@ def _manifest(tar: tarfile.TarFile, source: Path) -> list[dict[str, Any]]:
     return blocks
 
 
-def _carried(tar: tarfile.TarFile, folder: BlockFolder, room: Path, name: str) -> NewBlock:
-    """A block of the archive, verified."""
+def _member(tar: tarfile.TarFile, name: str) -> tarfile.TarInfo:
+    """Where a block is in the archive."""
     parsed = BlockName.parse(name)
     if parsed is None or str(parsed) != name:
         raise CacheCorruptionError(f"{name!r} names no block")
     try:
-        member = tar.extractfile(name + _ENDING)
+        member = tar.getmember(name + _ENDING)
     except KeyError:
-        member = None
-    if member is None:
-        raise CacheCorruptionError(f"{name}: it is not in the archive")
+        raise CacheCorruptionError(f"{name}: it is not in the archive") from None
+    if not member.isreg():
+        raise CacheCorruptionError(f"{name}: it is no file in the archive")
+    return member
+
+
+def _carried(
+    tar: tarfile.TarFile, member: tarfile.TarInfo, folder: BlockFolder, room: Path, name: str
+) -> NewBlock:
+    """A block of the archive, verified."""
+    content = tar.extractfile(member)
+    assert content is not None
     path = _path(room, name)
     path.parent.mkdir(exist_ok=True)
-    with path.open("wb") as file:
-        shutil.copyfileobj(member, file)
     try:
+        with path.open("wb") as file:
+            shutil.copyfileobj(content, file)
         block = _loaded(folder, name)
     finally:
-        path.unlink()
-    if block is None or block.name != parsed:
+        path.unlink(missing_ok=True)
+    if block is None or str(block.name) != name:
         raise CacheCorruptionError(f"{name} holds another block than its name says")
     return block
 

@@ -13,13 +13,16 @@ Keys and names are what the disk sees of them: a veil may hide what they stand f
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from semantic.adapters.store.database import Database, in_parts
-from semantic.adapters.store.schema import NORMAL, PINNED
+from semantic.adapters.store.counts import count, keep, next_use, written
+from semantic.adapters.store.database import Database, in_parts, whole
+from semantic.adapters.store.expiry import Seen
+from semantic.adapters.store.rows import Rows
+from semantic.adapters.store.schema import PINNED
+from semantic.adapters.store.users import Users, stand
 from semantic.adapters.store.veil import Veil
 from semantic.domain.errors import CachePersistenceError
 from semantic.domain.layer_group import BLOCK_TOKENS
@@ -28,10 +31,6 @@ from semantic.domain.policy import EvictionOrder, Hint, Priority
 from semantic.domain.stored import NewBlock
 
 __all__ = ["Catalogue", "ListedNode", "Room"]
-
-_PRIORITIES: dict[Priority, int] = {"low": 1, "normal": NORMAL, "high": 3}
-
-_DAY_SECONDS = 86_400
 
 _ORDERS = {
     "lru": ("blocks_by_use", "standing"),
@@ -76,16 +75,27 @@ class Catalogue:
         path: The SQLite file; None keeps it in memory.
         owner: Who writes: a name that no other process has.
         veil: What the disk sees of names and values.
+        is_made: Whether it is made where it is missing; else nothing of it is changed at opening.
+        damaged: Told of damage when it is met; it must not wait.
 
     Raises:
-        CatalogueDamagedError: The file is no catalogue of this version.
-        CachePersistenceError: The system refuses; so for all methods.
+        CachePersistenceError: The system refuses, or the file is damaged; so for all methods.
     """
 
-    def __init__(self, path: Path | None, owner: str, veil: Veil | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        owner: str,
+        veil: Veil | None = None,
+        *,
+        is_made: bool = True,
+        damaged: Callable[[], None] | None = None,
+    ) -> None:
         self._owner = owner
         self._veil = veil or Veil(None)
-        self.database = Database(path)
+        self._rows = Rows(self._veil)
+        self._users = Users(owner, self._veil)
+        self.database = Database(path, is_made=is_made, damaged=damaged)
 
     def close(self) -> None:
         """Close the file. Idempotent."""
@@ -110,12 +120,12 @@ class Catalogue:
                 " FROM nodes n JOIN blocks b USING (key)"
                 f" WHERE b.state = 'here' AND {where.format(','.join('?' * len(some)))}",
                 some,
+                (bytes, bytes, bytes, str, int, int),
             )
             for key, parent, tokens, group, lo, hi in rows:
                 new: list[tuple[str, int, int]] = []
-                node = _bytes(parent), _bytes(tokens), new
-                _, _, blocks = found.setdefault(_bytes(key), node)
-                blocks.append((str(group), _int(lo), _int(hi)))
+                _, _, blocks = found.setdefault(key, (parent, tokens, new))
+                blocks.append((group, lo, hi))
         return [
             ListedNode(key, parent, self._veil.tokens(tokens), tuple(blocks))
             for key, (parent, tokens, blocks) in found.items()
@@ -123,7 +133,7 @@ class Catalogue:
 
     def files(self) -> set[str]:
         """The files of the blocks that are here."""
-        return {str(file) for (file,) in self.database.read(_HERE)}
+        return {file for (file,) in self.database.read(_HERE, (), (str,))}
 
     def has(self, file: str) -> bool:
         """Whether there is a row for this file, in whichever state."""
@@ -131,14 +141,24 @@ class Catalogue:
 
     def on_their_way(self) -> list[tuple[str, str, str]]:
         """The blocks that come or leave: file, state, and whose business that is."""
-        rows = self.database.read("SELECT file, state, owner FROM blocks WHERE state != 'here'")
-        return [(str(file), str(state), str(owner)) for file, state, owner in rows]
+        statement = "SELECT file, state, owner FROM blocks WHERE state != 'here'"
+        rows = self.database.read(statement, (), (str, str, str))
+        return [(file, state, owner) for file, state, owner in rows]
 
     def totals(self) -> tuple[int, int]:
         """Blocks that are here, and the bytes of all that may lie on the disk."""
         ((blocks,),) = self.database.read("SELECT count(*) FROM blocks WHERE state = 'here'")
-        ((n_bytes,),) = self.database.read("SELECT value FROM counts WHERE name = 'bytes'")
-        return _int(blocks), _int(n_bytes)
+        return int(blocks), self.fact("bytes")
+
+    def fact(self, name: str) -> int:
+        """A number that the store keeps; 0 where it was never told."""
+        rows = self.database.read("SELECT value FROM counts WHERE name = ?", (name,), (int,))
+        return int(rows[0][0]) if rows else 0
+
+    def keep_fact(self, name: str, value: int) -> None:
+        """Keep a number."""
+        with self.database.transaction() as run:
+            keep(run, name, value)
 
     # Coming ------------------------------------------------------------------------------------
 
@@ -146,6 +166,8 @@ class Catalogue:
         self, blocks: Sequence[tuple[NewBlock, int]], room: Room, now: int
     ) -> tuple[list[NewBlock], int]:
         """Reserve the bytes of new blocks, where they fit.
+
+        What is known of the others is made to agree with them.
 
         Args:
             blocks: The blocks, and how many bytes each file has at the most.
@@ -159,106 +181,86 @@ class Catalogue:
             CachePersistenceError: Too much was written today.
         """
         with self.database.transaction() as run:
-            new = []
+            new: list[tuple[NewBlock, int]] = []
+            known: list[tuple[NewBlock, int]] = []
             for block, n_bytes in blocks:
                 where = "SELECT 1 FROM blocks WHERE file = ?"
-                if run.execute(where, (self._veil.file(block.name),)).fetchone() is None:
-                    new.append((block, n_bytes))
+                is_new = run.execute(where, (self._veil.file(block.name),)).fetchone() is None
+                (new if is_new else known).append((block, n_bytes))
             needed = sum(n_bytes for _, n_bytes in new)
-            if room.daily is not None and needed and _written(run, now) + needed > room.daily:
+            if room.daily is not None and needed and written(run, now) + needed > room.daily:
                 raise CachePersistenceError(f"{room.daily} bytes a day are written, and no more")
-            short = _count(run, "bytes") + needed - room.limit
+            short = count(run, "bytes") + needed - room.limit
             if short > 0 and new:
                 return [], short
+            self._rows.agree(run, [block for block, _ in known])
             run.execute("UPDATE counts SET value = value + ? WHERE name = 'written'", (needed,))
             run.executemany(
-                _COMES + " VALUES (?, ?, ?, ?, ?, ?, ?, 'coming', ?)",
-                [(*self._row(block, n_bytes), self._owner) for block, n_bytes in new],
+                _COMES + " VALUES (?, ?, ?, ?, ?, ?, ?, 'coming', ?, 0, 0)",
+                [(*self._rows.row(block, n_bytes), self._owner) for block, n_bytes in new],
             )
         return [block for block, _ in new], 0
+
+    def reserve_bytes(self, name: str, n_bytes: int, limit: int) -> int:
+        """Reserve bytes of what is no block, under a name that no file has; those missing."""
+        with self.database.transaction() as run:
+            short = count(run, "bytes") + n_bytes - limit
+            if short <= 0:
+                row = (name, name.encode(), "", 0, 0, n_bytes, True, self._owner)
+                run.execute(_COMES + " VALUES (?, ?, ?, ?, ?, ?, ?, 'coming', ?, 0, 0)", row)
+        return max(0, short)
 
     def arrived(self, blocks: Sequence[tuple[NewBlock, int]], agent_id: str, now: int) -> None:
         """The files of these blocks have their names, and so many bytes."""
         with self.database.transaction() as run:
-            use = _next_use(run)
-            self._enter_nodes(run, [block for block, _ in blocks])
+            use = next_use(run)
+            self._rows.enter_nodes(run, [block for block, _ in blocks])
             run.executemany(
-                "UPDATE blocks SET state = 'here', bytes = ?, last_use = ?, used_at = ?"
-                " WHERE file = ?",
-                [(n_bytes, use, now, self._veil.file(b.name)) for b, n_bytes in blocks],
+                _COMES + _HERE_NOW + " DO UPDATE SET state = 'here', bytes = excluded.bytes,"
+                " last_use = excluded.last_use, used_at = excluded.used_at",
+                [
+                    (*self._rows.row(block, n_bytes), self._owner, use, now)
+                    for block, n_bytes in blocks
+                ],
             )
-            self._enter_agent(run, {block.namespace for block, _ in blocks}, agent_id, now)
+            namespaces = {block.namespace for block, _ in blocks}
+            self._users.enter_agent(run, namespaces, agent_id, now)
             keys = [self._veil.key(block.name.key) for block, _ in blocks]
-            self._enter_users(run, keys, agent_id)
+            self._users.enter(run, keys, agent_id)
 
-    def adopt(self, block: NewBlock, n_bytes: int) -> None:
-        """A whole file that nobody who runs has written: it is here, and goes first."""
+    def adopt(self, files: Sequence[tuple[NewBlock, int, int]]) -> None:
+        """Whole files that nobody who runs is writing: they are here.
+
+        Args:
+            files: The blocks, their bytes, and when they were last written, in that order: what
+                comes first goes first.
+        """
         with self.database.transaction() as run:
-            self._enter_nodes(run, [block])
-            row = self._row(block, n_bytes)
-            run.execute(
-                _COMES.replace("INSERT", "INSERT OR IGNORE")
-                + " VALUES (?, ?, ?, ?, ?, ?, ?, 'here', ?)",
-                (*row, self._owner),
-            )
-            run.execute(
-                "UPDATE blocks SET state = 'here', bytes = ? WHERE file = ? AND state = 'coming'",
-                (n_bytes, row[0]),
-            )
-
-    def _row(self, block: NewBlock, n_bytes: int) -> tuple[str, bytes, str, int, int, int, bool]:
-        name, key = block.name, self._veil.key(block.name.key)
-        file = self._veil.file(name)
-        return file, key, name.group, name.lo, name.hi, n_bytes, block.is_bounded
-
-    def _enter_nodes(self, run: sqlite3.Cursor, blocks: Sequence[NewBlock]) -> None:
-        key, seal = self._veil.key, self._veil.seal
-        run.executemany(
-            "INSERT OR IGNORE INTO nodes VALUES (?, ?, ?, ?, ?)",
-            [
-                (
-                    key(block.name.key),
-                    key(block.namespace),
-                    key(block.parent),
-                    seal(block.tokens.tobytes()),
-                    len(block.tokens),
+            self._rows.agree(run, [block for block, _, _ in files])
+            for block, n_bytes, written_at in files:
+                row = (*self._rows.row(block, n_bytes), self._owner, next_use(run), written_at)
+                run.execute(
+                    _COMES + _HERE_NOW + " DO UPDATE SET state = 'here', bytes = excluded.bytes,"
+                    " used_at = max(used_at, excluded.used_at), last_use = CASE state"
+                    " WHEN 'coming' THEN excluded.last_use ELSE last_use END"
+                    " WHERE state != 'leaving'",
+                    row,
                 )
-                for block in blocks
-            ],
-        )
-
-    def _enter_agent(
-        self, run: sqlite3.Cursor, namespaces: set[bytes], agent_id: str, now: int
-    ) -> None:
-        label = self._veil.seal(agent_id.encode())
-        for namespace in namespaces:
-            run.execute(
-                "INSERT INTO agents (namespace, agent, label, used_at) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET used_at = max(used_at, excluded.used_at)",
-                (self._veil.key(namespace), self._veil.agent(agent_id), label, now),
-            )
-
-    def _enter_users(self, run: sqlite3.Cursor, keys: Sequence[bytes], agent_id: str) -> None:
-        agent = self._veil.agent(agent_id)
-        run.executemany(
-            "INSERT OR IGNORE INTO users SELECT key, ? FROM nodes WHERE key = ?",
-            [(agent, key) for key in keys],
-        )
-        run.executemany(_STAND, [(key, key) for key in keys])
+            stand(run, [self._veil.key(block.name.key) for block, _, _ in files])
 
     # Staying -----------------------------------------------------------------------------------
 
     def used(self, namespace: bytes, keys: Sequence[bytes], agent_id: str, now: int) -> None:
         """What is here of these token blocks was used: it goes last, the tail before the head."""
         with self.database.transaction() as run:
-            use = _next_use(run)
+            use = next_use(run)
             hidden = [self._veil.key(key) for key in keys]
             run.executemany(
                 "UPDATE blocks SET last_use = ?, used_at = ?, uses = uses + 1 WHERE key = ?",
                 [(use, now, key) for key in hidden],
             )
-            self._enter_agent(run, {namespace}, agent_id, now)
-            self._enter_users(run, hidden, agent_id)
+            self._users.enter_agent(run, [namespace], agent_id, now)
+            self._users.enter(run, hidden, agent_id)
 
     def regard(
         self,
@@ -270,32 +272,31 @@ class Catalogue:
         is_pinned: bool | None = None,
     ) -> None:
         """How an agent's blocks stand from now on; None leaves that as it was."""
-        who = self._veil.key(namespace), self._veil.agent(agent_id)
         with self.database.transaction() as run:
-            self._enter_agent(run, {namespace}, agent_id, 0)
-            where = " WHERE namespace = ? AND agent = ?"
-            if hint is not None:
-                run.execute("UPDATE agents SET is_ended = ?" + where, (hint == "ended", *who))
-            if priority is not None:
-                value = _PRIORITIES[priority]
-                run.execute("UPDATE agents SET priority = ?" + where, (value, *who))
-            if is_pinned:
-                run.execute("INSERT OR IGNORE INTO pins VALUES (?, ?, ?)", (*who, self._owner))
-            elif is_pinned is not None:
-                run.execute("DELETE FROM pins" + where + " AND owner = ?", (*who, self._owner))
-            self._restand(run, who[1])
+            self._users.regard(run, namespace, agent_id, hint, priority, is_pinned)
 
-    def unpin_dead(self, running: Sequence[str]) -> None:
-        """A pin ends with the process that made it."""
+    def unpin_dead(self, running: Sequence[str]) -> int:
+        """A pin ends with the process that made it; how many such there were.
+
+        So does the name of an agent of whom nothing is stored.
+        """
         with self.database.transaction() as run:
-            for agent, owner in run.execute("SELECT agent, owner FROM pins").fetchall():
-                if owner not in running:
-                    run.execute("DELETE FROM pins WHERE owner = ?", (owner,))
-                    self._restand(run, agent)
+            unpinned = self._users.unpin_dead(run, running)
+            self._users.drop_idle(run)
+        return unpinned
 
-    def _restand(self, run: sqlite3.Cursor, agent: bytes) -> None:
-        keys = run.execute("SELECT key FROM users WHERE agent = ?", (agent,)).fetchall()
-        run.executemany(_STAND, [(key, key) for (key,) in keys])
+    def believed(self, now: int) -> int:
+        """What the time is, as far as a clock that has jumped can be believed; see `Seen`."""
+        with self.database.transaction() as run:
+            seen = Seen(count(run, "seen", 0), count(run, "doubted", 0))
+            if not seen.at:
+                (last,) = run.execute("SELECT max(used_at) FROM blocks WHERE state = 'here'")
+                seen = Seen(whole(last[0] or 0) or now, 0)
+            time, then = seen.told(now)
+            if then != seen or not count(run, "seen", 0):
+                keep(run, "seen", then.at)
+                keep(run, "doubted", then.doubted)
+        return time
 
     # Leaving -----------------------------------------------------------------------------------
 
@@ -329,7 +330,7 @@ class Catalogue:
                 for file, size in rows:
                     run.execute(_LEAVES, (self._owner, file))
                     chosen.append(file)
-                    gone += int(size)
+                    gone += whole(size)
         return chosen
 
     def leave(self, files: Sequence[str]) -> list[str]:
@@ -341,8 +342,13 @@ class Catalogue:
                 if run.execute(_LEAVES + " RETURNING 1", (self._owner, file)).fetchone()
             ]
 
-    def left(self, files: Sequence[str]) -> None:
-        """The files of these have gone; so do token blocks of which nothing is left."""
+    def left(self, files: Sequence[str], *, is_forgotten: bool = False) -> None:
+        """The files of these have gone; so do token blocks of which nothing is left.
+
+        Args:
+            files: Their names.
+            is_forgotten: So do the names of agents of whom nothing is left, however they stand.
+        """
         with self.database.transaction() as run:
             keys = set()
             for file in files:
@@ -352,78 +358,36 @@ class Catalogue:
                 is_left = run.execute("SELECT 1 FROM blocks WHERE key = ? LIMIT 1", key)
                 if is_left.fetchone() is None:
                     run.execute("DELETE FROM nodes WHERE key = ?", key)
-                    run.execute("DELETE FROM users WHERE key = ?", key)
+                    self._users.leave(run, *key, is_forgotten=is_forgotten)
 
     def older_than(self, time: int) -> list[str]:
         """The blocks that nobody has used since; pinned ones are kept."""
         where = f" AND used_at < ? AND standing < {PINNED}"
-        return [str(file) for (file,) in self.database.read(_HERE + where, (time,))]
+        return [file for (file,) in self.database.read(_HERE + where, (time,), (str,))]
 
     def drop_agent(self, agent_id: str, namespace: str = "") -> None:
         """An agent wants nothing of namespaces whose names begin so, hexadecimal."""
-        values = self._veil.agent(agent_id), f"{namespace.lower()}%"
-        of = "agent = ? AND lower(hex(namespace)) LIKE ?"
         with self.database.transaction() as run:
-            run.execute(
-                "DELETE FROM users WHERE agent = ? AND key IN"
-                " (SELECT key FROM nodes WHERE lower(hex(namespace)) LIKE ?)",
-                values,
-            )
-            for table in ("agents", "pins"):
-                run.execute(f"DELETE FROM {table} WHERE {of}", values)
+            self._users.drop(run, agent_id, namespace)
 
     def only_of(self, namespace: bytes, agent_id: str) -> list[str]:
         """The blocks that only this agent has used, and that it wants no more: its name goes."""
-        who = self._veil.key(namespace), self._veil.agent(agent_id)
+        name, agent = self._veil.key(namespace), self._veil.agent(agent_id)
         with self.database.transaction() as run:
             rows = run.execute(
                 "SELECT b.file FROM blocks b JOIN nodes n USING (key) WHERE namespace = ?"
                 " AND state = 'here' AND b.key IN (SELECT key FROM users WHERE agent = ?)"
                 " AND NOT EXISTS (SELECT 1 FROM users u WHERE u.key = b.key AND u.agent != ?)",
-                (*who, who[1]),
+                (name, agent, agent),
             ).fetchall()
-            run.execute(
-                "DELETE FROM users WHERE agent = ? AND key IN"
-                " (SELECT key FROM nodes WHERE namespace = ?)",
-                (who[1], who[0]),
-            )
-            for table in ("agents", "pins"):
-                run.execute(f"DELETE FROM {table} WHERE namespace = ? AND agent = ?", who)
+            self._users.drop(run, agent_id, name.hex())
         return [str(file) for (file,) in rows]
 
 
 _HERE = "SELECT file FROM blocks WHERE state = 'here'"
-_COMES = "INSERT INTO blocks (file, key, layer_group, lo, hi, bytes, is_bounded, state, owner)"
-_LEAVES = "UPDATE blocks SET state = 'leaving', owner = ? WHERE file = ? AND state = 'here'"
-_STAND = (
-    "UPDATE blocks SET standing ="
-    f" coalesce((SELECT standing FROM standings WHERE key = ?), {NORMAL}) WHERE key = ?"
+_COMES = (
+    "INSERT INTO blocks (file, key, layer_group, lo, hi, bytes, is_bounded, state, owner,"
+    " last_use, used_at)"
 )
-
-
-def _count(run: sqlite3.Cursor, name: str) -> int:
-    return int(run.execute("SELECT value FROM counts WHERE name = ?", (name,)).fetchone()[0])
-
-
-def _written(run: sqlite3.Cursor, now: int) -> int:
-    """Bytes that were written today; another day, also an earlier one, begins at 0."""
-    today = now // _DAY_SECONDS
-    if _count(run, "day") != today:
-        run.execute("UPDATE counts SET value = ? WHERE name = 'day'", (today,))
-        run.execute("UPDATE counts SET value = 0 WHERE name = 'written'")
-    return _count(run, "written")
-
-
-def _next_use(run: sqlite3.Cursor) -> int:
-    run.execute("UPDATE counts SET value = value + 1 WHERE name = 'uses'")
-    return _count(run, "uses")
-
-
-def _bytes(value: object) -> bytes:
-    assert isinstance(value, bytes)
-    return value
-
-
-def _int(value: object) -> int:
-    assert isinstance(value, int)
-    return value
+_HERE_NOW = " VALUES (?, ?, ?, ?, ?, ?, ?, 'here', ?, ?, ?) ON CONFLICT"
+_LEAVES = "UPDATE blocks SET state = 'leaving', owner = ? WHERE file = ? AND state = 'here'"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from semantic.adapters.store.catalogue import Catalogue, ListedNode, Room
-from semantic.adapters.store.limits import Limits, Reuse
+from semantic.adapters.store.database import CatalogueDamagedError, in_parts
+from semantic.adapters.store.limits import Limits, NoRoomError, Reuse
 from semantic.adapters.store.veil import Veil
 from semantic.domain.block_bytes import TensorBytes
 from semantic.domain.errors import CacheCorruptionError, CachePersistenceError
@@ -20,6 +22,9 @@ from semantic.domain.stored import BlockName, NewBlock, StoredNode
 __all__ = ["CataloguedStore"]
 
 _log = logging.getLogger("semantic")
+
+_ATTEMPTS, _PAUSE_SECONDS = 20, 0.05
+"""How often the log is emptied until others let it be so."""
 
 
 class CataloguedStore(ABC):
@@ -42,6 +47,8 @@ class CataloguedStore(ABC):
         self.written_bytes = self.evicted_blocks = 0
         """What this process has written, and removed to make room."""
         self._now = now
+        self._stranded: set[str] = set()
+        self._strand = threading.Lock()
 
     def file_of(self, name: BlockName) -> str:
         """The name of a block's file, without the ending."""
@@ -86,6 +93,25 @@ class CataloguedStore(ABC):
     def _check_room(self, n_bytes: int) -> None:  # noqa: B027 (memory has none to check)
         """Refuse to write so many bytes where the place for it is missing."""
 
+    def _sync_removed(self, files: Sequence[str]) -> None:  # noqa: B027 (memory forgets anyway)
+        """Return when the names of removed files would not come back after a power cut."""
+
+    def _clear_the_way(self) -> bool:
+        """Finish what was begun and left; whether there was anything.
+
+        Files that could not be removed, or whose rows could not, when the system refused.
+        """
+        with self._strand:
+            stranded, self._stranded = self._stranded, set()
+        # What is refused again waits for the next time.
+        with contextlib.suppress(CachePersistenceError):
+            self._remove(list(stranded))
+        return len(self._stranded) < len(stranded)
+
+    def _unpin_dead(self) -> bool:
+        """Let go what processes have pinned that do not run any more; whether there was any."""
+        return False
+
     # Finding -----------------------------------------------------------------------------------
 
     def path_of(self, namespace: bytes, keys: Sequence[bytes]) -> list[list[StoredNode]]:
@@ -101,10 +127,23 @@ class CataloguedStore(ABC):
         path: list[list[StoredNode]] = [[] for _ in parents]
         place = {parent: n for n, parent in enumerate(hidden)}
         for node in {node.key: node for node in (*exact, *beside)}.values():
-            if node.parent in place and node.tokens:
-                n = place[node.parent]
-                path[n].append(_stored(node, parents[n]))
+            n = place.get(node.parent)
+            stored = None if n is None else self._stored(node, parents[n])
+            if n is not None and stored is not None:
+                path[n].append(stored)
         return path
+
+    def _stored(self, node: ListedNode, parent: bytes) -> StoredNode | None:
+        """A token block by the names that its prompt gives it.
+
+        None where its tokens have changed: whoever puts its block again repairs the row.
+        """
+        keys = node.tokens.keys(parent)
+        if [self.veil.key(key) for key in keys] != [node.key]:
+            _log.warning("what the catalogue says of %s is damaged: a miss", node.key.hex())
+            return None
+        blocks = tuple(BlockName(keys[0], group, lo, hi) for group, lo, hi in node.blocks)
+        return StoredNode(keys[0], parent, node.tokens, blocks)
 
     def read(
         self, name: BlockName, tokens: TokenIds, memory: Sequence[tuple[TensorBytes, memoryview]]
@@ -123,9 +162,16 @@ class CataloguedStore(ABC):
     def reject(self, file: str, why: str) -> None:
         """A file is no block that can be used: it is put aside, and nobody finds it again."""
         _log.warning("set aside: %s", why)
-        if self.catalogue.leave([file]):
-            self._set_aside(file)
-            self.catalogue.left([file])
+        with self.catalogue.database.unparted():
+            if not self.catalogue.leave([file]):
+                return
+            try:
+                self._set_aside(file)
+                self.catalogue.left([file])
+            except CachePersistenceError:
+                with self._strand:
+                    self._stranded.add(file)
+                raise
 
     def stats(self) -> Mapping[str, int]:
         """Blocks and bytes that are stored, and the limit."""
@@ -161,8 +207,14 @@ class CataloguedStore(ABC):
         if not sizes:
             return 0
         self._check_room(sum(n_bytes for _, n_bytes in sizes))
-        self.expire()
-        new = self._reserve(sizes)
+        with self.catalogue.database.unparted():
+            self._clear_the_way()
+            self.expire()
+            return self._put(self._reserve(sizes), agent_id)
+
+    def _put(self, new: Sequence[NewBlock], agent_id: str) -> int:
+        if not new:
+            return 0
         try:
             n_bytes = self._write([(self.veil.file(block.name), block) for block in new])
             arrived = list(zip(new, n_bytes, strict=True))
@@ -170,38 +222,52 @@ class CataloguedStore(ABC):
             self.written_bytes += sum(n_bytes)
         except BaseException:
             # What got its name before the rest was refused is no block of ours. What cannot be
-            # removed now stays reserved until this process has ended.
+            # removed now stays reserved until the next put.
             with contextlib.suppress(CachePersistenceError):
                 self._remove([self.veil.file(block.name) for block in new])
             raise
         return len(new)
 
     def _reserve(self, sizes: Sequence[tuple[NewBlock, int]]) -> list[NewBlock]:
-        room = Room(self._room(), self.limits.daily_write_bytes)
         while True:
+            room = Room(self._room(), self.limits.daily_write_bytes)
             new, short = self.catalogue.reserve(sizes, room, int(self._now()))
             if not short:
                 return new
-            if not self.shrink(short):
-                raise CachePersistenceError(f"{short} bytes more than may be stored")
+            self._make_room(short)
+
+    def _make_room(self, n_bytes: int) -> None:
+        """Have so many bytes less stored, or what there is.
+
+        Raises:
+            NoRoomError: Nothing is left that may go.
+        """
+        if not self.shrink(n_bytes) and not self._clear_the_way() and not self._unpin_dead():
+            raise NoRoomError(f"{n_bytes} bytes more than may be stored")
 
     def shrink(self, n_bytes: int) -> int:
         """Remove what goes next, of at least so many bytes where there are; how many blocks."""
-        files = self.catalogue.choose(n_bytes, self.limits.policy.order)
-        self._remove(files)
+        with self.catalogue.database.unparted():
+            files = self.catalogue.choose(n_bytes, self.limits.policy.order)
+            self._remove(files)
         self.evicted_blocks += len(files)
         return len(files)
 
     def expire(self) -> int:
         """Remove what nobody has used for the policy's time to live; how many blocks."""
         time_to_live = self.limits.policy.time_to_live
-        return 0 if time_to_live is None else self.forget_older(time_to_live)
+        if time_to_live is None:
+            return 0
+        time = self.catalogue.believed(int(self._now()))
+        return self.remove(self.catalogue.older_than(int(time - time_to_live)))
 
     # Forgetting --------------------------------------------------------------------------------
 
     def forget(self, namespace: bytes, agent_id: str) -> int:
         """Remove what only this agent has used; see `BlockStore.forget`."""
-        return self.remove(self.catalogue.only_of(namespace, agent_id))
+        n_files = self.remove(self.catalogue.only_of(namespace, agent_id))
+        self.scrub()
+        return n_files
 
     def forget_older(self, seconds: float) -> int:
         """Remove what nobody has used for so long; how many blocks that were."""
@@ -211,27 +277,78 @@ class CataloguedStore(ABC):
         """The files that nobody has used for so long."""
         return self.catalogue.older_than(int(self._now() - seconds))
 
-    def remove(self, files: Sequence[str]) -> int:
-        """Remove these, wherever they are in the order; how many of them were here."""
-        leaving = self.catalogue.leave(files)
-        self._remove(leaving)
-        if leaving:
-            self.catalogue.database.truncate()
-        return len(leaving)
+    def remove(
+        self,
+        files: Sequence[str],
+        progress: Callable[[Sequence[Sequence[str]]], Iterable[Sequence[str]]] = iter,
+    ) -> int:
+        """Remove these for good, wherever they are in the order; how many of them were here.
 
-    def _remove(self, files: Sequence[str]) -> None:
+        Args:
+            files: Their names.
+            progress: Shows how far it has come.
+        """
+        n_files = 0
+        for part in progress(list(in_parts(files))):
+            with self.catalogue.database.unparted():
+                leaving = self._leave(part)
+                self._remove(leaving, is_forgotten=True)
+                n_files += len(leaving)
+        if files:
+            self._truncate()
+        return n_files
+
+    def _leave(self, files: Sequence[str]) -> list[str]:
+        try:
+            return self.catalogue.leave(files)
+        except CatalogueDamagedError:
+            raise
+        except CachePersistenceError:
+            # On a disk that is full, the files make the room that their rows need. A row whose
+            # file has gone is a miss.
+            for file in files:
+                self._remove_file(file)
+            return self.catalogue.leave(files)
+
+    def scrub(self) -> None:
+        """Let nothing be found any more of what was forgotten."""
+        self._truncate()
+
+    def _truncate(self) -> None:
+        for _ in range(_ATTEMPTS):
+            if self.catalogue.database.truncate():
+                return
+            time.sleep(_PAUSE_SECONDS)  # another process does the same at this moment
+        _log.warning("what was removed may still be read in a log that others use")
+
+    def _remove(self, files: Sequence[str], *, is_forgotten: bool = False) -> None:
         """Remove files of blocks that are known to leave, and then their rows."""
-        for file in files:
-            self._remove_file(file)
-        self.catalogue.left(files)
+        if not files:
+            return
+        gone: list[str] = []
+        refusal: CachePersistenceError | None = None
+        try:
+            for file in files:
+                try:
+                    self._remove_file(file)
+                except CachePersistenceError as error:
+                    refusal = error
+                else:
+                    gone.append(file)
+            if is_forgotten:
+                self._sync_removed(gone)
+            self.catalogue.left(gone, is_forgotten=is_forgotten)
+        except BaseException:
+            gone = []
+            raise
+        finally:
+            with self._strand:
+                self._stranded.update(set(files).difference(gone))
+        if refusal is not None:
+            _log.warning("a block could not be removed: %s", refusal)
+            if not gone:
+                raise refusal
 
     def close(self) -> None:
         """Let go of the store. Idempotent."""
         self.catalogue.close()
-
-
-def _stored(node: ListedNode, parent: bytes) -> StoredNode:
-    """A token block by the names that its prompt gives it."""
-    (key,) = node.tokens.keys(parent)
-    blocks = tuple(BlockName(key, group, lo, hi) for group, lo, hi in node.blocks)
-    return StoredNode(key, parent, node.tokens, blocks)

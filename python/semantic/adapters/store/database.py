@@ -1,29 +1,40 @@
-"""One SQLite file that processes share, in transactions, from any thread."""
+"""One SQLite file that processes share, in transactions, from any thread.
+
+The file may be damaged, and is made again then, under the same name. SQLite forbids to move a file
+that anybody has open: so whoever has it open holds a lock together with the others, whoever meets
+damage leaves a mark beside the file and closes it, and so does whoever sees the mark. Who gets the
+lock alone makes the file again.
+
+Nobody but SQLite opens the file: the system's locks on it belong to the process, and closing any
+other handle of it would drop them all.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from semantic.adapters.store import schema
+from semantic.adapters.store.locks import Lock
+from semantic.adapters.store.sqlite_file import (
+    CatalogueDamagedError,
+    connected,
+    files_of,
+    is_refusal,
+)
 from semantic.domain.errors import CachePersistenceError
 
-__all__ = ["CatalogueDamagedError", "Database", "in_parts"]
+__all__ = ["CatalogueDamagedError", "Database", "in_parts", "whole"]
 
-_BUSY_SECONDS = 30.0
 _MANY = 500
 """Names in one statement: SQLite takes at least 999 values."""
 
 _T = TypeVar("_T")
-
-
-class CatalogueDamagedError(Exception):
-    """The file is no catalogue, or one of another version: it is to be made again."""
 
 
 class Database:
@@ -31,85 +42,294 @@ class Database:
 
     Args:
         path: Where it is; None keeps it in memory.
+        is_made: Whether it may be made where it is missing, and marked where it is damaged; else
+            nothing of it is changed.
+        damaged: Told of damage when it is met; it must not wait.
+
+    Attributes:
+        is_made: As above; it may change.
 
     Raises:
-        CatalogueDamagedError: The file is no catalogue of this version.
+        CatalogueDamagedError: The file is damaged, or is being made again; for all methods, never
+            here.
         CachePersistenceError: The system refuses; so for all methods.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        is_made: bool = True,
+        damaged: Callable[[], None] | None = None,
+    ) -> None:
+        self._path = path
         self._name = "the catalogue in memory" if path is None else str(path)
+        self._mark = None if path is None else path.with_name(f"{path.name}-damaged")
+        self.is_made = is_made
+        self._told = damaged
         self._lock = threading.Lock()
-        if path is not None:
-            # SQLite gives the files beside it the same permissions.
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        self._connection = sqlite3.connect(
-            path or ":memory:",
-            timeout=_BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        try:
-            with self._refusals():
-                # Tokens of a block take 2 KB: pages of 4 KB would be half empty.
-                self._connection.execute("PRAGMA page_size = 8192")
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                self._connection.execute("PRAGMA synchronous = NORMAL")
-                self._connection.execute("PRAGMA secure_delete = ON")
-            self._prepare()
-        except sqlite3.DatabaseError as error:
-            self._connection.close()
-            raise CatalogueDamagedError(str(error)) from error
-        except BaseException:
-            self._connection.close()
-            raise
+        self._process = os.getpid()
+        self._is_closed = False
+        self._fault = ""
+        self._is_marked = False
+        self._unparted = 0
+        self._maker: int | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._occupied: Lock | None = None
+        with self._lock, contextlib.suppress(CatalogueDamagedError):
+            self._settled()
 
-    def _prepare(self) -> None:
-        with self.transaction() as run:
-            (version,) = run.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in schema.statements():
-                    run.execute(statement)
-            elif version != schema.VERSION:
-                raise CatalogueDamagedError(f"version {version}")
+    # Asking ------------------------------------------------------------------------------------
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Cursor]:
         """All that is run within, or nothing of it."""
-        with self._lock, self._refusals():
-            cursor = self._connection.cursor()
-            cursor.execute("BEGIN IMMEDIATE")
-            try:
-                yield cursor
-                cursor.execute("COMMIT")
-            except BaseException:
-                # What has failed may have been rolled back already.
-                if self._connection.in_transaction:
-                    cursor.execute("ROLLBACK")
-                raise
+        with self._lock:
+            connection = self._settled()
+            with self._refusals():
+                cursor = connection.cursor()
+                cursor.execute("BEGIN IMMEDIATE")
+                try:
+                    yield cursor
+                    cursor.execute("COMMIT")
+                except BaseException:
+                    # What has failed may have been rolled back already.
+                    if connection.in_transaction:
+                        cursor.execute("ROLLBACK")
+                    raise
+                finally:
+                    cursor.close()  # an open one would keep a closed file open
 
-    def read(self, statement: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
-        """The rows of one question."""
-        with self._lock, self._refusals():
-            return self._connection.execute(statement, values).fetchall()
+    def read(
+        self, statement: str, values: Sequence[object] = (), types: Sequence[type] = ()
+    ) -> list[tuple[Any, ...]]:
+        """The rows of one question, each of whose values has its type."""
+        with self._lock:
+            connection = self._settled()
+            with self._refusals(), contextlib.closing(connection.cursor()) as cursor:
+                rows = cursor.execute(statement, values).fetchall()
+                for row in rows if types else ():
+                    if not all(map(isinstance, row, types)):
+                        raise CatalogueDamagedError("a row of other values")
+                return rows
 
-    def truncate(self) -> None:
-        """Let nothing of what was deleted be found in the files any more."""
-        with self._lock, self._refusals():
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    def truncate(self) -> bool:
+        """Let nothing of what was deleted be found in the files; whether others let it be so."""
+        with self._lock:
+            connection = self._settled()
+            with self._refusals():
+                row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                return bool(row[0] == 0)
+
+    @property
+    def disk_bytes(self) -> int:
+        """What its files take on the disk."""
+        n_bytes = 0
+        for file in self.files():
+            with contextlib.suppress(FileNotFoundError):
+                n_bytes += file.stat().st_size
+        return n_bytes
+
+    def files(self) -> tuple[Path, ...]:
+        """The file, the index of its log, and the log."""
+        return () if self._path is None else files_of(self._path)
+
+    # Damage ------------------------------------------------------------------------------------
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether it is known to be damaged."""
+        has_mark = self._mark is not None and self._mark.exists()
+        if self._is_marked and not has_mark:
+            self._fault = ""  # another process has made it again
+        return bool(self._fault) or has_mark
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with it, as far as this process knows."""
+        return self._fault or ("it is damaged" if self.is_damaged else "")
+
+    def condemn(self, why: str) -> CatalogueDamagedError:
+        """The file is not what was written; it is used no more. The error that says so."""
+        with self._lock:
+            return self._condemned(why)
+
+    @contextmanager
+    def unparted(self) -> Iterator[None]:
+        """What is asked within belongs together: nobody makes the file again in between."""
+        with self._lock:
+            self._unparted += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._unparted -= 1
+                if self._maker is None and self.is_damaged:
+                    self._let_go()
+
+    @contextmanager
+    def made_again(self, aside: Callable[[Path], Path]) -> Iterator[None]:
+        """Within, the file is new and empty, and this thread alone uses it.
+
+        Should this end with an error, or not at all, the file still has to be made again.
+
+        Args:
+            aside: Where the old files go.
+
+        Raises:
+            CatalogueDamagedError: Others still have it open.
+        """
+        with self._lock:
+            self._become_maker(aside)
+        try:
+            yield
+            with self._lock, self._refusals():
+                assert self._mark is not None
+                self._mark.unlink(missing_ok=True)
+        except BaseException:
+            with self._lock:
+                self._maker = None
+                self._let_go()
+            raise
+        with self._lock:
+            assert self._occupied is not None
+            self._maker, self._fault = None, ""
+            self._occupied.take_shared()
+
+    def _become_maker(self, aside: Callable[[Path], Path]) -> None:
+        assert self._path is not None
+        self._check_use()
+        self._let_go()
+        with self._refusals():
+            lock = Lock(self._path.parent)
+        try:
+            # Not while others have it open, nor while this process does what must not be parted.
+            if not lock.take_alone():
+                raise CatalogueDamagedError(f"{self._name} is damaged, and still in use")
+            self._leave_mark("it is being made again")
+            # The log first: it must not be taken for that of the new file.
+            for file in reversed(self.files()):
+                with self._refusals(), contextlib.suppress(FileNotFoundError):
+                    file.rename(aside(file))
+            self._connection = self._connected()
+        except BaseException:
+            lock.close()
+            raise
+        self._occupied, self._maker = lock, threading.get_ident()
+
+    def _settled(self) -> sqlite3.Connection:
+        """The connection, unless the file is damaged; this thread has the lock."""
+        self._check_use()
+        if self._path is not None and self._maker != threading.get_ident():
+            if self._maker is not None:
+                raise CatalogueDamagedError(f"{self._name} is being made again")
+            if self.is_damaged:
+                if self._fault and not self._is_marked:
+                    self._leave_mark(self._fault)
+                self._let_go()
+                raise self._unusable()
+            if self._connection is None:
+                self._occupy()
+            elif self._identity != _identity(self._path):
+                raise self._condemned("somebody has removed or replaced it")
+        if self._connection is None:
+            self._connection = self._connected()
+        return self._connection
+
+    def _check_use(self) -> None:
+        if self._is_closed:
+            raise CachePersistenceError(f"{self._name} is closed")
+        if self._process != os.getpid():
+            raise CachePersistenceError(f"{self._name} was opened before this process was forked")
+
+    def _occupy(self) -> None:
+        assert self._path is not None
+        with self._refusals():
+            lock = Lock(self._path.parent)
+        try:
+            if not lock.take_shared() or self.is_damaged:
+                raise CatalogueDamagedError(f"{self._name} is being made again")
+            self._connection = self._connected()
+        except BaseException:
+            lock.close()
+            raise
+        self._occupied = lock
+
+    def _let_go(self) -> None:
+        """Close the file, unless something goes on that must not be parted."""
+        if self._unparted:
+            return
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+        if self._occupied is not None:
+            self._occupied.close()
+            self._occupied = None
+
+    def _condemned(self, why: str) -> CatalogueDamagedError:
+        self._fault = why
+        self._leave_mark(why)
+        if self._maker is None:
+            self._let_go()
+        return self._unusable()
+
+    def _unusable(self) -> CatalogueDamagedError:
+        if self._told is not None:
+            self._told()
+        return CatalogueDamagedError(
+            f"{self._name}: {self.fault}; it is made again from the blocks by"
+            " `semantic store verify --repair`, or when a server opens the store"
+        )
+
+    def _leave_mark(self, why: str) -> None:
+        self._is_marked = False
+        if self._mark is None or not self.is_made:
+            return
+        with contextlib.suppress(OSError):  # this process knows; others will meet it themselves
+            file = os.open(self._mark, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+            with open(file, "w") as mark:
+                mark.write(f"{why}\n")
+            self._is_marked = True
+
+    def _connected(self) -> sqlite3.Connection:
+        with self._refusals():
+            connection = connected(self._path, is_made=self.is_made)
+        self._identity = None if self._path is None else _identity(self._path)
+        return connection
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
-        """What SQLite refuses is the store's refusal: a full disk, a folder that went away."""
+        """What SQLite refuses is the store's refusal: a full disk, a damaged file."""
         try:
             yield
-        except sqlite3.OperationalError as error:
-            raise CachePersistenceError(f"{self._name}: {error}") from error
+        except CatalogueDamagedError as error:
+            raise self._condemned(str(error)) from error
+        except OSError as error:
+            raise CachePersistenceError(
+                f"{self._name}: {error.strerror}", errno=error.errno
+            ) from error
+        except sqlite3.DatabaseError as error:
+            if is_refusal(error, self._path):
+                raise CachePersistenceError(f"{self._name}: {error}") from error
+            raise self._condemned(str(error)) from error
 
     def close(self) -> None:
-        """Close the file. Idempotent."""
+        """Close the file. Idempotent; a child leaves that to its parent."""
         with self._lock:
-            self._connection.close()
+            if self._process == os.getpid():
+                self._unparted = 0
+                self._let_go()
+            self._is_closed = True
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def in_parts(values: Iterable[_T]) -> Iterator[list[_T]]:
@@ -117,3 +337,14 @@ def in_parts(values: Iterable[_T]) -> Iterator[list[_T]]:
     every = list(dict.fromkeys(values))
     for at in range(0, len(every), _MANY):
         yield every[at : at + _MANY]
+
+
+def whole(value: object) -> int:
+    """A number of a row.
+
+    Raises:
+        CatalogueDamagedError: It is none.
+    """
+    if not isinstance(value, int):
+        raise CatalogueDamagedError(f"{value!r} is no number")
+    return value

@@ -7,19 +7,25 @@ leaves either nothing, or files that whoever opens the store next enters or remo
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
+import shutil
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from semantic.adapters.store.block_file import described, is_block, most_bytes, written
+from semantic.adapters.store.block_file import is_block, most_bytes, written
 from semantic.adapters.store.catalogue import Catalogue
 from semantic.adapters.store.catalogued import CataloguedStore
 from semantic.adapters.store.database import CatalogueDamagedError
 from semantic.adapters.store.limits import Limits
 from semantic.adapters.store.owners import Owners
+from semantic.adapters.store.private_folder import make_private
+from semantic.adapters.store.recovery import Recovery
 from semantic.adapters.store.sealing import check_key
 from semantic.adapters.store.veil import Veil
 from semantic.domain._check import whole_number
@@ -34,7 +40,7 @@ from semantic.domain.native import BlockFolder, TokenIds
 from semantic.domain.policy import EvictionPolicy
 from semantic.domain.stored import BlockName, NewBlock
 
-__all__ = ["DiskStore"]
+__all__ = ["CATALOGUE_BYTES", "STORE_BYTES", "DiskStore"]
 
 _log = logging.getLogger("semantic")
 
@@ -42,6 +48,18 @@ _CATALOGUE = "catalogue.sqlite3"
 
 _ASIDE_PART = 16
 """What was set aside may take this part of the limit."""
+
+STORE_BYTES = 64 << 30
+"""What a store may take unless somebody says otherwise."""
+
+CATALOGUE_BYTES = 16 << 20
+"""What the catalogue may take beside the limit; what it takes beyond that counts."""
+
+_LOG_BYTES = 8 << 20
+"""What of that its log is taken for, however long it is: it grows while blocks are written."""
+
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 5.0
+"""Between the attempts to make a catalogue again that others still use."""
 
 
 class DiskStore(CataloguedStore):
@@ -51,7 +69,8 @@ class DiskStore(CataloguedStore):
 
     Args:
         path: The folder, made when it is not there.
-        max_bytes: The most that all files of blocks may take, those on their way included.
+        max_bytes: The most that all files may take, those on their way and set aside included, and
+            what the catalogue takes beyond its first 16 MiB.
         free_floor_bytes: What writing leaves free on the disk.
         daily_write_bytes: The most that is written in a day, UTC, for disks that wear; None: any
             number.
@@ -60,20 +79,22 @@ class DiskStore(CataloguedStore):
         policy: What goes first, "lru" or "scan_resistant", and when it goes even if there is room;
             None: tail-first least recently used.
         repair: Finish what killed processes have left, and make files and catalogue agree; else
-            the folder has to be there, and stays as it is.
+            the folder has to be there, and nothing of it is changed at opening. A damaged catalogue
+            is made again here, or behind what goes on as soon as no other process uses it; until
+            then everything is a miss.
         key: 32 bytes that seal all files, tokens and names; None leaves them readable. A folder is
             sealed with one key or not at all.
         now: Seconds since 1970, for tests.
 
     Raises:
-        CachePersistenceError: The folder cannot be used.
+        CachePersistenceError: The folder cannot be used, or is not for its owner alone.
         PoolConfigurationError: Limits that cannot be, or another key than the folder's.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
-        max_bytes: int = 64 << 30,
+        max_bytes: int = STORE_BYTES,
         *,
         free_floor_bytes: int = 1 << 30,
         daily_write_bytes: int | None = None,
@@ -89,99 +110,151 @@ class DiskStore(CataloguedStore):
             free_floor_bytes, "free_floor_bytes", PoolConfigurationError
         )
         self._closed = False
+        self._repairs = False
+        self._keeps_limit = repair
+        self._mending: threading.Thread | None = None
+        self._mending_lock = threading.Lock()
+        self._ending = threading.Event()
+        self._numbers = itertools.count()
         veil = Veil(key)
-        try:
+        with _refusals(self.path):
             if repair:
-                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_private(self.path)
             elif not (self.path / "blocks").is_dir():
                 raise CachePersistenceError(f"{self.path}: there is no store")
             self._owners = Owners(self.path / "owners")
-        except OSError as error:
-            raise _refused(self.path, error) from error
         try:
-            with self._owners.alone():
-                check_key(self.path, veil)
+            with _refusals(self.path), self._owners.alone():
+                check_key(self.path, veil, is_marked=repair)
             self.folder = BlockFolder(self.path, self._owners.name, veil.secret)
-            super().__init__(self._open_catalogue(veil), veil, limits, now)
-        except OSError as error:
-            self._owners.close()
-            raise _refused(self.path, error) from error
+            catalogue = Catalogue(
+                self.path / _CATALOGUE,
+                self._owners.name,
+                veil,
+                is_made=repair,
+                damaged=self._mend_later,
+            )
         except BaseException:
             self._owners.close()
             raise
+        super().__init__(catalogue, veil, limits, now)
+        self._recovery = Recovery(self.path, self.folder, catalogue, veil, self._remove, now)
         try:
             if repair:
-                self.recover()
+                self._open()
         except BaseException:
             self.close()
             raise
 
     # Opening -----------------------------------------------------------------------------------
 
-    def _open_catalogue(self, veil: Veil) -> Catalogue:
-        path = self.path / _CATALOGUE
+    def _open(self) -> None:
         try:
-            return Catalogue(path, self._owners.name, veil)
+            self.recover()
+            is_whole = True
         except CatalogueDamagedError as error:
-            _log.warning("%s is made again from the blocks: %s", path, error)
-        for file in self.path.glob(f"{_CATALOGUE}*"):
-            file.unlink(missing_ok=True)
-        return Catalogue(path, self._owners.name, veil)
+            _log.warning("everything is a miss for now: %s", error)
+            is_whole = False
+        except CachePersistenceError as error:
+            # A full disk, say: what cannot be put right now is served as far as it is known.
+            _log.warning("%s: not everything could be put right: %s", self.path, error)
+            self._recovery.unread["catalogue"] = str(error)
+            is_whole = True
+        self._repairs = True
+        if not is_whole:
+            self._mend_later()
 
-    def recover(self) -> None:
+    def recover(self, *, is_thorough: bool = False) -> None:
         """Finish what killed processes have left, and make files and catalogue agree.
 
-        One process at a time: what one of them has finished, the next one must not finish again.
+        Args:
+            is_thorough: Check all rows, however many there are.
+
+        Raises:
+            CachePersistenceError: The system refuses, or the catalogue is damaged and other
+                processes still use it.
         """
-        with self._owners.alone():
+        self.catalogue.database.is_made = True
+        with _refusals(self.path), self._owners.alone():
             running = self._owners.running()
-            known = self.catalogue.files()
-            on_their_way = self.catalogue.on_their_way()
-            files = set(self.folder.names())
-            self.folder.clean(running)
-            self.catalogue.unpin_dead(running)
-            left = [(file, state) for file, state, owner in on_their_way if owner not in running]
-            self._remove([file for file, state in left if state == "leaving"])
-            coming = [file for file, state in left if state == "coming"]
-            self.catalogue.left([file for file in coming if file not in files])
-            self._remove(self.catalogue.leave(list(known - files)))
-            busy = {file for file, _, _ in on_their_way} - set(coming)
-            for file in files - busy - known:
-                try:
-                    self._enter(file)
-                except CachePersistenceError:
-                    if file not in coming:
-                        raise
-                    # The disk may be full. Nobody was told that this one is stored.
-                    self.folder.remove(file)
+            self._recovery.run(running, self._make_room_aside, is_thorough=is_thorough)
+            if self._keeps_limit and self.catalogue.fact("max_bytes") != self.limits.max_bytes:
+                self.catalogue.keep_fact("max_bytes", self.limits.max_bytes)
             self.expire()
-            self.shrink(self.catalogue.totals()[1] - self.limits.max_bytes)
+            self.shrink(self.catalogue.totals()[1] - self._room())
+
+    def enter(self, file: str) -> None:
+        """Let the catalogue say of a file what its header says."""
+        self._recovery.enter(file)
+
+    def _make_room_aside(self, n_bytes: int) -> int:
+        most = self.limits.max_bytes
+        return self.bytes_aside(max(0, min(most // _ASIDE_PART, most - n_bytes)))
+
+    def _mend_later(self) -> None:
+        """Make the catalogue again behind what goes on. Never waits."""
+        with self._mending_lock:
+            if self._repairs and not self._ending.is_set() and self._mending is None:
+                self._mending = threading.Thread(
+                    target=self._mend, name="semantic-mend", daemon=True
+                )
+                self._mending.start()
+
+    def _mend(self) -> None:
+        pause = _PAUSE_SECONDS
+        while not self._ending.wait(pause):
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            try:
+                self.recover()
+            except CachePersistenceError as error:
+                _log.debug("not yet: %s", error)
+                continue
+            with self._mending_lock:
+                # Damage that was met since has found this thread, and started none.
+                if not self.catalogue.database.is_damaged:
+                    self._mending = None
+                    return
+
+    def is_whole(self, timeout: float = 0.0) -> bool:
+        """Whether the catalogue can be used; waits so many seconds while it is made again."""
+        with self._mending_lock:
+            thread = self._mending
+        if thread is not None:
+            thread.join(timeout)
+        return not self.catalogue.database.is_damaged
+
+    @property
+    def unread(self) -> Mapping[str, str]:
+        """What could not be read when the store was opened, each with the reason."""
+        return dict(self._recovery.unread)
+
+    def stats(self) -> Mapping[str, int]:
+        """Blocks and bytes that are stored, the limit, and files that could not be read.
+
+        While the catalogue is damaged nothing is known to be stored.
+        """
+        try:
+            stats = super().stats()
+        except CatalogueDamagedError:
+            stats = {"blocks": 0, "bytes": 0, "max_bytes": self.limits.max_bytes}
+        return {**stats, "unread": len(self._recovery.unread)}
 
     def running(self) -> list[str]:
         """The processes that use the folder, this one among them."""
-        return self._owners.running()
+        with _refusals(self.path):
+            return self._owners.running()
 
-    def clear_aside(self) -> int:
-        """Remove what was set aside; how many bytes that were."""
-        return self.bytes_aside(sys.maxsize) - self.bytes_aside(0)
+    def _clear_the_way(self) -> bool:
+        is_cleared = super()._clear_the_way()
+        owners = {owner for _, _, owner in self.catalogue.on_their_way()}
+        if owners <= {self._owners.name} or owners <= set(self.running()):
+            return is_cleared
+        with _refusals(self.path), self._owners.alone():
+            return self._recovery.finish(self._owners.running()) or is_cleared
 
-    def _enter(self, file: str) -> None:
-        """Enter a file that the catalogue does not know, or not yet."""
-        name = BlockName.parse(file)
-        if name is None or str(name) != file:
-            _log.warning("%s: %s is no block, and is left alone", self.path, file)
-            return
-        try:
-            opened = self.folder.open(file)
-            block = None if opened is None else described(opened)
-        except CacheCorruptionError as error:
-            _log.warning("set aside: %s", error)
-            opened = block = None
-        if opened is not None and block is not None and self.file_of(block.name) == file:
-            self.catalogue.adopt(block, opened.n_bytes)
-        else:
-            self.folder.set_aside(file)
-            self.catalogue.left([file])
+    def _unpin_dead(self) -> bool:
+        with _refusals(self.path), self._owners.alone():
+            return self.catalogue.unpin_dead(self._owners.running()) > 0
 
     # Files -------------------------------------------------------------------------------------
 
@@ -208,7 +281,19 @@ class DiskStore(CataloguedStore):
         return True
 
     def _remove_file(self, file: str) -> None:
-        self.folder.remove(file)
+        # A name that no file can have stands in a damaged row.
+        with contextlib.suppress(BlockValidationError):
+            self.folder.remove(file)
+
+    def _sync_removed(self, files: Sequence[str]) -> None:
+        for fan in {file[:2] for file in files}:
+            path = self.path / "blocks" / fan
+            with _refusals(path), contextlib.suppress(FileNotFoundError):
+                folder = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
 
     def _set_aside(self, file: str) -> None:
         self.folder.set_aside(file)
@@ -219,28 +304,73 @@ class DiskStore(CataloguedStore):
     # Limits ------------------------------------------------------------------------------------
 
     def _room(self) -> int:
-        return self.limits.max_bytes - self.bytes_aside(self.limits.max_bytes // _ASIDE_PART)
+        most = self.limits.max_bytes
+        others = self.bytes_aside(most // _ASIDE_PART) + self._recovery.unread_bytes
+        return most - others - self.catalogue_bytes
+
+    @property
+    def catalogue_bytes(self) -> int:
+        """What the catalogue takes of the limit: what it has beyond its own share."""
+        *files, log = (_size(file) for file in self.catalogue.database.files())
+        return max(0, sum(files) + max(log, _LOG_BYTES) - CATALOGUE_BYTES)
 
     def bytes_aside(self, most: int) -> int:
         """Bytes of what was set aside, of which so many are kept to be looked at."""
         found = []
-        for file in (self.path / "aside").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # another process may be faster
-                status = file.stat()
-                found.append((status.st_mtime, status.st_size, file))
-        n_bytes = sum(size for _, size, _ in found)
-        for _, size, file in sorted(found):
-            if n_bytes <= most:
-                break
-            file.unlink(missing_ok=True)
-            n_bytes -= size
+        with _refusals(self.path / "aside"):
+            for file in (self.path / "aside").iterdir():
+                with contextlib.suppress(FileNotFoundError):  # another process may be faster
+                    status = file.stat()
+                    found.append((status.st_mtime, status.st_size, file))
+            n_bytes = sum(size for _, size, _ in found)
+            for _, size, file in sorted(found):
+                if n_bytes <= most:
+                    break
+                file.unlink(missing_ok=True)
+                n_bytes -= size
         return n_bytes
 
-    def _check_room(self, n_bytes: int) -> None:
+    def clear_aside(self) -> int:
+        """Remove what was set aside; how many bytes that were."""
+        return self.bytes_aside(sys.maxsize) - self.bytes_aside(0)
+
+    def scrub(self) -> None:
+        """Let nothing be found any more of what was forgotten, nor of what was set aside.
+
+        Nobody knows any more whose that was.
+        """
+        super().scrub()
+        self.clear_aside()
+
+    @contextmanager
+    def workroom(self) -> Iterator[Path]:
+        """A folder for temporary files; what a killed process leaves there is removed."""
+        path = self.path / "tmp" / f"{self._owners.name}-work{next(self._numbers)}"
+        with _refusals(path):
+            path.mkdir(mode=0o700)
         try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    @contextmanager
+    def borrowed(self, n_bytes: int) -> Iterator[None]:
+        """So many bytes of the limit, for what lies in the workroom meanwhile.
+
+        Raises:
+            CachePersistenceError: There is no room.
+        """
+        name = f"{self._owners.name}-borrowed{next(self._numbers)}"
+        while short := self.catalogue.reserve_bytes(name, n_bytes, self._room()):
+            self._make_room(short)
+        try:
+            yield
+        finally:
+            self.catalogue.left([name])
+
+    def _check_room(self, n_bytes: int) -> None:
+        with _refusals(self.path):
             free = os.statvfs(self.path)
-        except OSError as error:
-            raise _refused(self.path, error) from error
         if free.f_bavail * free.f_frsize - n_bytes < self._free_floor:
             raise CachePersistenceError(
                 f"{self.path}: writing {n_bytes} bytes would leave less than"
@@ -251,11 +381,26 @@ class DiskStore(CataloguedStore):
         """Let go of the store. Idempotent."""
         if not self._closed:
             self._closed = True
+            self._ending.set()
+            self._recovery.is_over = True
+            self.is_whole(timeout=10)
             super().close()
             self._owners.close()
 
 
-def _refused(path: Path, error: OSError) -> CachePersistenceError:
-    is_file = isinstance(error, FileExistsError | NotADirectoryError)
-    why = "it is no folder" if is_file else error.strerror
-    return CachePersistenceError(f"{path}: {why}", errno=error.errno)
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """What the system refuses is the store's refusal."""
+    try:
+        yield
+    except OSError as error:
+        is_file = isinstance(error, FileExistsError | NotADirectoryError)
+        why = "it is no folder" if is_file else error.strerror
+        raise CachePersistenceError(f"{path}: {why}", errno=error.errno) from error
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0

@@ -8,15 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from semantic.domain._check import whole_number
-from semantic.domain.errors import PoolConfigurationError
+from semantic.domain.errors import CachePersistenceError, PoolConfigurationError
 from semantic.domain.layer_group import BLOCK_TOKENS
 from semantic.domain.policy import EvictionPolicy
 from semantic.domain.stored import NewBlock
 
-__all__ = ["Limits", "Reuse"]
+__all__ = ["Limits", "NoRoomError", "Reuse"]
 
 _REMEMBERED = 100_000
 """Token blocks of which is known how often they were used; some MB."""
+
+
+class NoRoomError(CachePersistenceError):
+    """What may go has gone, and it is still too little."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from semantic.adapters.store.catalogue import Catalogue
 from semantic.adapters.store.schema import PINNED
+from semantic.adapters.store.users import BEGINS
 from semantic.adapters.store.veil import Veil
 
 __all__ = ["AgentRow", "BlockRow", "Listing"]
@@ -117,11 +118,11 @@ class Listing:
         """
         where, values = "", []
         if key:
-            where += " AND lower(hex(b.key)) LIKE ?"
-            values.append(f"{key.lower()}%")
+            where += f" AND {BEGINS.format('b.key')}"
+            values.append(key)
         if namespace:
-            where += " AND lower(hex(n.namespace)) LIKE ?"
-            values.append(f"{namespace.lower()}%")
+            where += f" AND {BEGINS.format('n.namespace')}"
+            values.append(namespace)
         users = self._users()
         rows = self._read(_BLOCKS + where + " ORDER BY b.last_use, b.lo, b.file", values)
         found = []

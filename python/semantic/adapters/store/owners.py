@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from semantic.adapters.store.locks import Lock
 
 __all__ = ["Owners"]
 
@@ -25,7 +27,7 @@ class Owners:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(mode=0o700, exist_ok=True)
-        self.name, self._file = _entered(folder)
+        self.name, self._lock = _entered(folder)
 
     def running(self) -> list[str]:
         """The names of those that run; what others have left behind is removed."""
@@ -40,42 +42,38 @@ class Owners:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """While no other process is in here."""
-        file = os.open(self._folder.parent / "recovery.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        lock = Lock(self._folder.parent / "recovery.lock", os.O_CREAT | os.O_RDWR)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock.wait_alone()
             yield
         finally:
-            os.close(file)
+            lock.close()
 
     def close(self) -> None:
-        """Stop counting as one that runs. Idempotent."""
-        if self._file >= 0:
-            (self._folder / self.name).unlink(missing_ok=True)
-            os.close(self._file)
-            self._file = -1
+        """Stop counting as one that runs. Idempotent; a child leaves its parent's name alone."""
+        if self._lock.is_ours:
+            with contextlib.suppress(OSError):  # nobody has it locked: others will remove it
+                (self._folder / self.name).unlink(missing_ok=True)
+        self._lock.close()
 
 
-def _entered(folder: Path) -> tuple[str, int]:
+def _entered(folder: Path) -> tuple[str, Lock]:
     """A new name and its locked file."""
     while True:
         name = secrets.token_hex(8)
-        file = os.open(folder / name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file).st_nlink:
-            return name, file
-        os.close(file)  # somebody took it for a dead one's before it was locked
+        lock = Lock(folder / name, os.O_CREAT | os.O_EXCL | os.O_RDWR)
+        lock.wait_alone()
+        if lock.has_name:
+            return name, lock
+        lock.close()  # somebody took it for a dead one's before it was locked
 
 
 def _is_locked(path: Path) -> bool:
     try:
-        file = os.open(path, os.O_RDWR)
+        lock = Lock(path, os.O_RDWR)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
+        return not lock.take_alone()
     finally:
-        os.close(file)
+        lock.close()

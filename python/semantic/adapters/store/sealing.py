@@ -6,10 +6,13 @@ A small file beside the blocks says which key that is.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from semantic.adapters.store.veil import Veil
-from semantic.domain.errors import PoolConfigurationError
+from semantic.domain.errors import PoolConfigurationError, SemanticError
+from semantic.domain.native import BlockFolder
 
 __all__ = ["KEY_VARIABLE", "SALT_VARIABLE", "check_key", "read_key", "read_salt"]
 
@@ -22,9 +25,22 @@ SALT_VARIABLE = "SEMANTIC_STORE_SALT"
 _MARK = "sealed"
 _KEY_BYTES = 32
 
+_MAGIC = b"semantic-sealed1"
+"""What every sealed file begins with."""
 
-def check_key(path: Path, veil: Veil) -> None:
+_LOOKS = 16
+"""Files that are looked at where there is no mark: most of them would have to be damaged."""
+
+
+def check_key(path: Path, veil: Veil, *, is_marked: bool = True) -> None:
     """Refuse another key than the folder's: with it, every block would look damaged.
+
+    Where the mark is lost or damaged, the block files say what it should be.
+
+    Args:
+        path: The folder.
+        veil: What the key makes of names.
+        is_marked: Whether the mark is written where it is missing.
 
     Raises:
         PoolConfigurationError: Another key, none, or one for a folder that is not sealed.
@@ -32,23 +48,57 @@ def check_key(path: Path, veil: Veil) -> None:
     """
     mark = path / _MARK
     try:
-        found = mark.read_text(encoding="ascii").strip()
+        found = mark.read_text(encoding="ascii", errors="replace").strip()
     except FileNotFoundError:
         found = ""
-    if found == veil.fingerprint:
+    if found == veil.fingerprint and found:
         return
-    if found:
-        has = "another key" if veil.fingerprint else "no key"
-        raise PoolConfigurationError(f"{path} is sealed, and this is {has}: use its own")
-    if any((path / "blocks").glob("*/*")):
+    some = list(islice((path / "blocks").glob("*/*"), _LOOKS))
+    # Most of them: a file of another store may have strayed into this one.
+    fronts = [_front(file) for file in some]
+    n_sealed = sum(front == _MAGIC for front in fronts)
+    is_sealed = n_sealed > sum(front[8:9] == b"{" for front in fronts)
+    if not found and not is_sealed and not veil.fingerprint:
+        return
+    if some and not is_sealed and not found:
         raise PoolConfigurationError(f"{path} has blocks that are not sealed: use no key")
+    if not veil.fingerprint:
+        raise PoolConfigurationError(f"{path} is sealed, and this is no key: use its own")
+    if (found or is_sealed) and not _opens(path, some, veil):
+        raise PoolConfigurationError(f"{path} is sealed, and this is another key: use its own")
+    if is_marked:
+        _write_mark(mark, veil.fingerprint)
+
+
+def _front(file: Path) -> bytes:
+    """What tells sealed files from plain ones, whose header begins with a brace."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(len(_MAGIC))
+    except OSError:
+        return b""
+
+
+def _opens(path: Path, files: Iterable[Path], veil: Veil) -> bool:
+    """Whether the key opens one of these files."""
+    folder = BlockFolder(path, "key", veil.secret)
+    for file in files:
+        try:
+            if folder.open(file.stem) is not None:
+                return True
+        except SemanticError:
+            continue
+    return False
+
+
+def _write_mark(mark: Path, text: str) -> None:
     new = mark.with_suffix(".new")
     with open(os.open(new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
-        file.write(veil.fingerprint + "\n")
+        file.write(f"{text}\n")
         file.flush()
         os.fsync(file.fileno())
     new.rename(mark)
-    folder = os.open(path, os.O_RDONLY)
+    folder = os.open(mark.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from semantic.adapters.store.block_file import described
+from semantic.adapters.store.database import CatalogueDamagedError
 from semantic.adapters.store.disk import DiskStore
 from semantic.adapters.store.listing import Listing
-from semantic.domain.errors import CacheCorruptionError
+from semantic.adapters.store.recovery import listed
+from semantic.adapters.store.soundness import Soundness
+from semantic.domain.errors import (
+    BlockValidationError,
+    CacheCorruptionError,
+    CachePersistenceError,
+)
 
 __all__ = ["BadFile", "Collected", "collect", "verify"]
 
 
 @dataclass(frozen=True, slots=True)
 class BadFile:
-    """A block that is not what it should be.
+    """A file that is not what it should be.
 
     Args:
-        file: The name of its file, without the ending.
+        file: The name of its block, without the ending; or that of the catalogue.
         why: What is wrong with it.
+        stays: Whether it is left as it is: what cannot be read today may be read tomorrow.
     """
 
     file: str
     why: str
+    stays: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +58,16 @@ class Collected:
 Progress = Callable[[Sequence[str]], Iterable[str]]
 """Shows how far a walk over files has come."""
 
+PartProgress = Callable[[Sequence[Sequence[str]]], Iterable[Sequence[str]]]
+"""Shows how far a removal of so many files at a time has come."""
+
+_PIECE_BYTES = 64 << 20
+
 
 def verify(store: DiskStore, *, repair: bool = False, progress: Progress = iter) -> list[BadFile]:
-    """Read every block and compare it with its checksums, its name and the catalogue.
+    """Read every file, and compare it with its name, its checksums and the catalogue.
 
-    Other processes may use the store meanwhile.
+    Whatever cannot be read is named, and the next one is looked at.
 
     Args:
         store: The store.
@@ -62,21 +77,63 @@ def verify(store: DiskStore, *, repair: bool = False, progress: Progress = iter)
     Returns:
         What is bad, or was.
     """
-    bad = []
-    known = store.catalogue.files()
-    files = sorted({*known, *store.folder.names()})
+    soundness = Soundness(store.catalogue, store.veil)
+    bad = _bad_catalogue(store, soundness)
+    if bad and repair:
+        store.recover()
+    is_sound = not store.catalogue.database.is_damaged
+    known = store.catalogue.files() if is_sound else set()
+    there = listed(store.path)
+    bad += [BadFile(f"blocks/{fan}", why, stays=True) for fan, why in there.unread.items()]
+    files = sorted({*(file for file in known if file[:2] not in there.unread), *there.files})
     for file in progress(files):
-        why = _fault(store, file, is_known=file in known)
+        try:
+            why = _fault(store, file, soundness, is_known=None if not is_sound else file in known)
+        except CachePersistenceError as error:
+            bad.append(BadFile(file, str(error), stays=True))
+            continue
         if why is not None:
             bad.append(BadFile(file, why))
             if repair and file in known:
-                store.reject(file, f"{file}: {why}")
+                _mend(store, file, why)
     if repair:
-        store.recover()
+        store.recover(is_thorough=True)
     return bad
 
 
-def _fault(store: DiskStore, file: str, *, is_known: bool) -> str | None:
+def _bad_catalogue(store: DiskStore, soundness: Soundness) -> list[BadFile]:
+    database = store.catalogue.database
+    name = database.files()[0].name
+    with contextlib.suppress(CatalogueDamagedError):
+        fault = soundness.fault()
+        if fault:
+            database.condemn(fault)
+        elif not soundness.is_sum_right():
+            return [BadFile(name, "it counts other bytes than its blocks have")]
+    return [BadFile(name, database.fault)] if database.is_damaged else []
+
+
+def _mend(store: DiskStore, file: str, why: str) -> None:
+    if why == _WRONG_ROW:
+        store.enter(file)
+    else:
+        store.reject(file, f"{file}: {why}")
+
+
+_WRONG_ROW = "the catalogue says something else of it"
+
+
+def _fault(
+    store: DiskStore, file: str, soundness: Soundness, *, is_known: bool | None
+) -> str | None:
+    """What is wrong with a file.
+
+    Args:
+        store: Where it is.
+        file: Its name.
+        soundness: Knows the catalogue.
+        is_known: Whether the catalogue knows it; None: nobody can tell.
+    """
     try:
         opened = store.folder.open(file)
         if opened is None:
@@ -85,17 +142,35 @@ def _fault(store: DiskStore, file: str, *, is_known: bool) -> str | None:
             return "its file is missing" if is_missing else None
         opened.verify()
         block = described(opened)
-    except CacheCorruptionError as error:
+    except (CacheCorruptionError, BlockValidationError) as error:
         return str(error)
     if block is None or store.file_of(block.name) != file:
         return "it holds another block than its name says"
-    if not is_known and not store.catalogue.has(file):
+    if is_known is None:
+        return None
+    if not is_known and _is_unknown(store, file):
         return "the catalogue does not know it"
+    if not soundness.agrees(file, block, opened.n_bytes):
+        return _WRONG_ROW
     return None
 
 
+def _is_unknown(store: DiskStore, file: str) -> bool:
+    """Whether a file lies there without a row.
+
+    Another process may have removed both while it was read; whoever writes it again has entered it
+    before.
+    """
+    has = store.catalogue.has
+    return not has(file) and store.folder.open(file) is not None and not has(file)
+
+
 def collect(
-    store: DiskStore, *, max_bytes: int | None = None, older_than: float | None = None
+    store: DiskStore,
+    *,
+    max_bytes: int | None = None,
+    older_than: float | None = None,
+    progress: PartProgress = iter,
 ) -> Collected:
     """Remove what is of no use, and what is too much or too old.
 
@@ -103,12 +178,22 @@ def collect(
         store: The store.
         max_bytes: What blocks may take; None: what they take.
         older_than: Seconds without use after which blocks go; None: none do.
+        progress: Shows how far it has come.
     """
     aside = store.clear_aside()
     before = store.stats()["bytes"]
     store.recover()
-    unreachable = store.remove(Listing(store.catalogue, store.veil).unreachable())
-    old = 0 if older_than is None else store.forget_older(older_than)
-    evicted = 0 if max_bytes is None else store.shrink(store.stats()["bytes"] - max_bytes)
+    unreachable = store.remove(Listing(store.catalogue, store.veil).unreachable(), progress)
+    old = 0 if older_than is None else store.remove(store.older_files(older_than), progress)
+    evicted = 0
+    if max_bytes is not None:
+        # Piece by piece, so that it can be seen how far it has come.
+        too_much = max(0, store.stats()["bytes"] - max_bytes)
+        for _ in progress([()] * -(-too_much // _PIECE_BYTES)):
+            left = store.stats()["bytes"] - max_bytes
+            evicted += store.shrink(min(left, _PIECE_BYTES)) if left > 0 else 0
+        evicted += store.shrink(store.stats()["bytes"] - max_bytes)
+    if unreachable or old or evicted:
+        store.catalogue.database.truncate()
     freed = before - store.stats()["bytes"] + aside
     return Collected(unreachable, old, evicted, aside, freed)

@@ -9,6 +9,7 @@ from semantic.domain.stored import BlockName
 __all__ = ["Veil"]
 
 _PROBE = b"whose key"
+_TOKEN_BYTES = 8
 
 
 class Veil:
@@ -57,4 +58,5 @@ class Veil:
 
     def tokens(self, sealed: bytes) -> TokenIds:
         """Tokens that were sealed; none where they were changed: a block of none hits nothing."""
-        return TokenIds(memoryview(self.unseal(sealed) or b"").cast("q"))
+        plain = self.unseal(sealed) or b""
+        return TokenIds(memoryview(plain if len(plain) % _TOKEN_BYTES == 0 else b"").cast("q"))

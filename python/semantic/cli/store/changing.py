@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from semantic.adapters.store.archive import Exchanged, export_blocks, import_blocks
-from semantic.adapters.store.disk import DiskStore
+from semantic.adapters.store.disk import STORE_BYTES, DiskStore
 from semantic.adapters.store.listing import BlockRow, Listing
+from semantic.adapters.store.sealing import read_key
 from semantic.adapters.store.upkeep import collect
 from semantic.cli.options import duration, memory_size
 from semantic.cli.sizes import format_size
@@ -18,10 +19,12 @@ from semantic.cli.store.session import (
     AsJson,
     KeyFile,
     StoreFolder,
+    digits,
     opened,
     print_json,
     progress,
 )
+from semantic.domain.errors import SemanticError
 
 __all__ = ["collect_garbage", "export_store", "forget_blocks", "import_store"]
 
@@ -33,7 +36,10 @@ _Agent = Annotated[
     ),
 ]
 _Namespace = Annotated[
-    str, typer.Option(metavar="HEX", help="Namespaces whose names begin like this (store ls).")
+    str,
+    typer.Option(
+        metavar="HEX", parser=digits, help="Namespaces whose names begin like this (store ls)."
+    ),
 ]
 _OlderThan = Annotated[
     int | None,
@@ -55,8 +61,9 @@ def collect_garbage(
     as_json: AsJson = False,
 ) -> None:
     """Remove what is of no use: leftovers of killed processes, damaged files, lost ends."""
-    with opened("gc", store, key_file) as found:
-        gone = collect(found, max_bytes=max_bytes, older_than=older_than)
+    with opened("gc", store, key_file, is_changed=True) as found:
+        shown = progress("removing")
+        gone = collect(found, max_bytes=max_bytes, older_than=older_than, progress=shown)
     if as_json:
         print_json(asdict(gone))
         return
@@ -91,8 +98,9 @@ def forget_blocks(
         if not dry_run:
             if agent is not None:
                 found.catalogue.drop_agent(agent, namespace)
-            forgotten = found.remove([row.file for row in rows])
-            found.clear_aside()
+            files = [row.file for row in rows]
+            forgotten = found.remove(files, progress("forgetting"))
+            found.scrub()
     n_bytes = sum(row.bytes for row in rows)
     if as_json:
         print_json({"blocks": forgotten, "bytes": n_bytes, "dry_run": dry_run})
@@ -135,20 +143,27 @@ def import_store(
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put the blocks of a file into a store, which is made when it is not there."""
-    from semantic.adapters.store.sealing import read_key
-    from semantic.domain.errors import SemanticError
+    """Put the blocks of a file into a store, which is made when it is not there.
 
-    try:
-        DiskStore(store, 1 << 62, free_floor_bytes=0, key=read_key(key_file)).close()
-    except SemanticError as error:
-        typer.echo(f"semantic store import: {error}", err=True)
-        raise typer.Exit(2) from error
+    The store takes no more than its server gave it, or --max, or 64 GB where neither is known.
+    """
+    if not (store / "blocks").is_dir():
+        _make("import", store, max_bytes, key_file)
     with opened("import", store, key_file, is_changed=True) as found:
+        known = found.catalogue.fact("max_bytes")
+        found.limits = replace(found.limits, max_bytes=max_bytes or known or STORE_BYTES)
         carried = import_blocks(found, file, progress("importing"))
-        if max_bytes is not None:
-            found.shrink(found.stats()["bytes"] - max_bytes)
     _report(carried, "imported", as_json=as_json)
+
+
+def _make(command: str, path: Path, max_bytes: int | None, key_file: Path | None) -> None:
+    """Make a store."""
+    try:
+        key = read_key(key_file)
+        DiskStore(path, max_bytes or STORE_BYTES, free_floor_bytes=0, key=key).close()
+    except (SemanticError, OSError) as error:
+        typer.echo(f"semantic store {command}: {error}", err=True)
+        raise typer.Exit(2) from error
 
 
 def _report(carried: Exchanged, what: str, *, as_json: bool) -> None:

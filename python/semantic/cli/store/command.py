@@ -16,7 +16,8 @@ __all__ = ["register"]
 
 _HELP = """Look into a folder of stored blocks, and look after it; servers may run meanwhile.
 
-    Exit status: 0 done, 1 nothing found or something bad, 2 wrong use or no such store.
+    Exit status: 0 done, 1 nothing found or something bad, 2 wrong use, no such store, or one whose
+    catalogue is damaged.
     """
 _EPILOG = "Example: semantic store verify --store ~/.cache/kv --repair"
 

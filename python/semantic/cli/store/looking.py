@@ -17,12 +17,13 @@ from semantic.cli.store.session import (
     AsJson,
     KeyFile,
     StoreFolder,
+    digits,
     opened,
     print_json,
     progress,
     table,
 )
-from semantic.domain.errors import CacheCorruptionError
+from semantic.domain.errors import CacheCorruptionError, CachePersistenceError
 
 __all__ = ["list_store", "show_block", "show_stats", "verify_store"]
 
@@ -35,7 +36,10 @@ def list_store(
     blocks: Annotated[bool, typer.Option("--blocks", help="List each block.")] = False,
     agent: Annotated[str | None, typer.Option(help="Only what this agent uses.")] = None,
     namespace: Annotated[
-        str, typer.Option(help="Only namespaces whose names begin like this, hexadecimal.")
+        str,
+        typer.Option(
+            metavar="HEX", parser=digits, help="Only namespaces whose names begin like this."
+        ),
     ] = "",
     key_file: KeyFile = None,
     as_json: AsJson = False,
@@ -49,7 +53,7 @@ def list_store(
         rows = [
             row
             for row in listing.agents()
-            if row.namespace.startswith(namespace.lower()) and agent in (None, row.agent)
+            if row.namespace.startswith(namespace) and agent in (None, row.agent)
         ]
     if as_json:
         print_json([asdict(row) for row in rows])
@@ -94,7 +98,9 @@ def _list_blocks(rows: list[BlockRow], *, as_json: bool) -> None:
 
 
 def show_block(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="What the key begins with.")],
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", parser=digits, help="What the key begins with.")
+    ],
     store: StoreFolder,
     tokens: Annotated[bool, typer.Option("--tokens", help="Print the token ids, too.")] = False,
     key_file: KeyFile = None,
@@ -131,7 +137,7 @@ def _described(store: DiskStore, row: BlockRow, *, with_tokens: bool) -> dict[st
         if with_tokens:
             block["token_ids"] = file.metadata.get("tokens", "")
         file.verify()
-    except CacheCorruptionError as error:
+    except (CacheCorruptionError, CachePersistenceError) as error:
         return {**block, "state": str(error)}
     return {**block, "state": "whole"}
 
@@ -148,6 +154,8 @@ def show_stats(store: StoreFolder, key_file: KeyFile = None, as_json: AsJson = F
             "bytes_by_group": listing.bytes_by_group(),
             "agents": len({(row.namespace, row.agent) for row in agents if row.agent}),
             "namespaces": len({row.namespace for row in agents}),
+            "max_bytes": found.catalogue.fact("max_bytes"),
+            "catalogue_bytes": found.catalogue.database.disk_bytes,
             "aside_bytes": found.bytes_aside(_ALL),
             "written_today_bytes": listing.written_today(),
             "processes": len(found.running()) - 1,
@@ -156,7 +164,7 @@ def show_stats(store: StoreFolder, key_file: KeyFile = None, as_json: AsJson = F
     if as_json:
         print_json(stats)
         return
-    sizes = ("bytes", "aside_bytes", "written_today_bytes")
+    sizes = ("bytes", "max_bytes", "catalogue_bytes", "aside_bytes", "written_today_bytes")
     rows = [
         (name.replace("_", " "), format_size(value) if name in sizes else str(value))
         for name, value in stats.items()
@@ -181,10 +189,14 @@ def verify_store(
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read every block and compare it with its checksums. Exit status 1: something is bad."""
+    """Read every block and compare it with its checksums. Exit status 1: something is bad.
+
+    What cannot be read is named and stays, for that may pass; it is bad after --repair, too.
+    """
     with opened("verify", store, key_file) as found:
         bad = verify(found, repair=repair, progress=progress("verifying"))
-        blocks, n_bytes = found.catalogue.totals()
+        is_known = not found.catalogue.database.is_damaged
+        blocks, n_bytes = found.catalogue.totals() if is_known else (0, 0)
     if as_json:
         said = {"blocks": blocks, "bytes": n_bytes, "bad": [asdict(file) for file in bad]}
         print_json({**said, "repaired": repair})
@@ -192,6 +204,8 @@ def verify_store(
         for file in bad:
             typer.echo(f"{file.file}: {file.why}")
         state = f"{len(bad)} bad" if bad else "all whole"
-        done = ", put aside" if bad and repair else ""
+        done = ", mended or put aside" if bad and repair else ""
+        left = sum(file.stays for file in bad)
+        done += f" but for {left} that cannot be read" if left and repair else ""
         typer.echo(f"{blocks} blocks, {format_size(n_bytes)}: {state}{done}")
-    raise typer.Exit(1 if bad and not repair else 0)
+    raise typer.Exit(1 if any(file.stays or not repair for file in bad) else 0)

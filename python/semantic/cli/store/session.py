@@ -15,7 +15,16 @@ from semantic.adapters.store.disk import DiskStore
 from semantic.adapters.store.sealing import read_key
 from semantic.domain.errors import SemanticError
 
-__all__ = ["AsJson", "KeyFile", "StoreFolder", "opened", "print_json", "progress", "table"]
+__all__ = [
+    "AsJson",
+    "KeyFile",
+    "StoreFolder",
+    "digits",
+    "opened",
+    "print_json",
+    "progress",
+    "table",
+]
 
 _NO_LIMIT = 1 << 62
 """Looking at a store takes nothing from it, whatever limit its server has."""
@@ -39,6 +48,20 @@ KeyFile = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
+_DIGITS = frozenset("0123456789abcdef")
+
+
+def digits(text: str) -> str:
+    """What a hexadecimal name begins with, as an option has it.
+
+    Raises:
+        BadParameter: Something else.
+    """
+    if not _DIGITS.issuperset(text.lower()):
+        raise typer.BadParameter(f"{text!r} is not hexadecimal")
+    return text.lower()
+
+
 @contextmanager
 def opened(
     command: str, path: Path, key_file: Path | None, *, is_changed: bool = False
@@ -49,7 +72,8 @@ def opened(
         command: Whose errors they are.
         path: The folder, which has to be there.
         key_file: The file of its key, if any.
-        is_changed: What killed processes have left is finished first.
+        is_changed: What killed processes have left is finished first, and a damaged catalogue is
+            made again; else nothing is changed.
     """
     log = logging.getLogger("semantic")
     level = log.level

@@ -1,0 +1,77 @@
+"""Locks of a store: the system takes them back however a process ends.
+
+A lock belongs to an open file, which a forked child would share: it would go on counting as its
+parent after that was killed. So children close the locks of their parent at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+__all__ = ["Lock"]
+
+_OPEN: set[int] = set()
+
+
+class Lock:
+    """A file or a folder that is open to be locked, by this process and not by its children.
+
+    Args:
+        path: The file or folder.
+        flags: How it is opened.
+
+    Raises:
+        OSError: The system refuses.
+    """
+
+    def __init__(self, path: Path, flags: int = os.O_RDONLY) -> None:
+        self._file = os.open(path, flags, 0o600)
+        self._process = os.getpid()
+        _OPEN.add(self._file)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is open, and by this process."""
+        return self._file >= 0 and self._process == os.getpid()
+
+    @property
+    def has_name(self) -> bool:
+        """Whether nobody has removed the file."""
+        return os.fstat(self._file).st_nlink > 0
+
+    def wait_alone(self) -> None:
+        """Take it alone, as soon as nobody else has it."""
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def take_alone(self) -> bool:
+        """Take it alone, unless somebody else has it."""
+        return self._take(fcntl.LOCK_EX)
+
+    def take_shared(self) -> bool:
+        """Take it with others, unless somebody has it alone."""
+        return self._take(fcntl.LOCK_SH)
+
+    def _take(self, how: int) -> bool:
+        try:
+            fcntl.flock(self._file, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go of it. Idempotent."""
+        if self.is_ours:
+            _OPEN.discard(self._file)
+            os.close(self._file)
+        self._file = -1
+
+
+def _let_go_in_child() -> None:
+    for file in _OPEN:
+        os.close(file)
+    _OPEN.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)

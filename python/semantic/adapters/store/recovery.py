@@ -1,0 +1,275 @@
+"""Making a folder right again: what killed processes have left, and what files and rows contradict.
+
+The block files are the truth. One process at a time does this: what one has finished, the next one
+must not finish again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from semantic.adapters.store.block_file import described
+from semantic.adapters.store.catalogue import Catalogue
+from semantic.adapters.store.database import CatalogueDamagedError
+from semantic.adapters.store.soundness import Soundness
+from semantic.adapters.store.veil import Veil
+from semantic.domain.errors import CacheCorruptionError, CachePersistenceError
+from semantic.domain.native import BlockFolder
+from semantic.domain.stored import BlockName, NewBlock
+
+__all__ = ["Listed", "Recovery", "listed"]
+
+_log = logging.getLogger("semantic")
+
+_ENDING = ".safetensors"
+_FANS = [f"{number:02x}" for number in range(256)]
+_MANY = 200
+"""Files that are entered in one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What lies in the folder of blocks.
+
+    Args:
+        files: The names of the files, without the ending.
+        unread: Folders whose names cannot be read, each with the reason.
+    """
+
+    files: frozenset[str]
+    unread: dict[str, str] = field(default_factory=dict)
+
+    def may_have(self, file: str) -> bool:
+        """Whether a file may be there: it is, or its folder cannot be read."""
+        return file in self.files or file[:2] in self.unread
+
+
+def listed(path: Path) -> Listed:
+    """What lies in a store's folder of blocks; what cannot be read is left out and said."""
+    files: list[str] = []
+    unread = {}
+    for fan in _FANS:
+        try:
+            names = os.listdir(path / "blocks" / fan)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            unread[fan] = error.strerror or str(error)
+            continue
+        files.extend(name.removesuffix(_ENDING) for name in names if name.endswith(_ENDING))
+    return Listed(frozenset(files), unread)
+
+
+class Recovery:
+    """Makes a store's folder right again.
+
+    Args:
+        path: The folder.
+        folder: Its block files.
+        catalogue: Its catalogue.
+        veil: What the disk sees of names and values.
+        remove: Removes files that are known to leave, and their rows.
+        now: Seconds since 1970.
+
+    Attributes:
+        unread: What could not be read when this was last done, each with the reason. It is left
+            where it is, for the reason may pass.
+        unread_bytes: Bytes of those files.
+        is_over: Set when the store is closed: what takes long stops.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        folder: BlockFolder,
+        catalogue: Catalogue,
+        veil: Veil,
+        remove: Callable[[Sequence[str]], None],
+        now: Callable[[], float],
+    ) -> None:
+        self._path = path
+        self._folder = folder
+        self._catalogue = catalogue
+        self._veil = veil
+        self._remove = remove
+        self._now = now
+        self.soundness = Soundness(catalogue, veil)
+        self.unread: dict[str, str] = {}
+        self.unread_bytes = 0
+        self.is_over = False
+
+    def run(
+        self,
+        running: Sequence[str],
+        aside_bytes: Callable[[int], int],
+        *,
+        is_thorough: bool = False,
+    ) -> None:
+        """Do all of it.
+
+        Args:
+            running: The processes that run.
+            aside_bytes: Makes room for the files of a damaged catalogue, beside so many bytes of
+                blocks.
+            is_thorough: Check all rows, even of a catalogue that is large.
+
+        Raises:
+            CatalogueDamagedError: The catalogue is damaged, and others still use it.
+            CachePersistenceError: The system refuses.
+        """
+        self.unread, self.unread_bytes = {}, 0
+        is_thorough = is_thorough or self.soundness.is_cheap
+        if self._is_sound(is_thorough=is_thorough):
+            self.finish(running)
+            self._agree(is_thorough=is_thorough)
+        else:
+            self._make_again(running, aside_bytes)
+
+    def _is_sound(self, *, is_thorough: bool) -> bool:
+        database = self._catalogue.database
+        if database.is_damaged:
+            return False
+        try:
+            if is_thorough:
+                fault = self.soundness.fault()
+                if fault:
+                    database.condemn(fault)
+        except CatalogueDamagedError as error:
+            _log.warning("%s", error)
+        return not database.is_damaged
+
+    def _make_again(self, running: Sequence[str], aside_bytes: Callable[[int], int]) -> None:
+        with self._catalogue.database.made_again(self._aside):
+            there = listed(self._path)
+            aside_bytes(sum(self._size(file) for file in there.files))
+            self._clean(running)
+            self._note(there)
+            self._enter(sorted(there.files))
+        _log.warning("%s: the catalogue was made again from the blocks", self._path)
+
+    def _aside(self, file: Path) -> Path:
+        number = len(list((self._path / "aside").glob(f"{file.name}.*")))
+        return self._path / "aside" / f"{file.name}.{os.getpid()}-{number}"
+
+    def finish(self, running: Sequence[str]) -> bool:
+        """Finish what processes that do not run any more have begun; whether that was anything."""
+        self._clean(running)
+        self._catalogue.unpin_dead(running)
+        left = self._left_behind(running)
+        with contextlib.suppress(CachePersistenceError):  # what cannot be removed stays reserved
+            self._remove([file for file, state in left if state == "leaving"])
+        coming = [file for file, state in left if state == "coming"]
+        there = [file for file in coming if os.path.lexists(self._file(file))]
+        self._catalogue.left([file for file in coming if file not in there])
+        for file in there:
+            try:
+                self._enter([file])
+            except CatalogueDamagedError:
+                raise
+            except CachePersistenceError:
+                # The disk may be full. Nobody was told that this one is stored.
+                self._remove([file])
+        self._catalogue.left([file for file in there if file in self.unread])
+        return len(self._left_behind(running)) < len(left)
+
+    def _left_behind(self, running: Sequence[str]) -> list[tuple[str, str]]:
+        rows = self._catalogue.on_their_way()
+        return [(file, state) for file, state, owner in rows if owner not in running]
+
+    def _agree(self, *, is_thorough: bool) -> None:
+        known = self._catalogue.files()
+        busy = {file for file, _, _ in self._catalogue.on_their_way()}
+        there = listed(self._path)
+        self._note(there)
+        self._remove(self._catalogue.leave([file for file in known if not there.may_have(file)]))
+        new = there.files - known - busy
+        wrong = self.soundness.wrong_files() if is_thorough else set()
+        self._enter(sorted(new | (wrong & there.files)))
+        if is_thorough and not self.soundness.is_sum_right():
+            self.soundness.count_again({file: self._size(file) for file in there.files})
+
+    def _note(self, there: Listed) -> None:
+        for fan, why in there.unread.items():
+            self.unread[f"blocks/{fan}"] = why
+            _log.warning("%s: blocks/%s cannot be read: %s", self._path, fan, why)
+
+    def _clean(self, running: Sequence[str]) -> None:
+        """Remove the temporary files and folders of processes that do not run any more."""
+        try:
+            for entry in os.scandir(self._path / "tmp"):
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if is_folder and entry.name.rpartition("-")[0] not in running:
+                    shutil.rmtree(entry.path)
+            self._folder.clean(running)
+        except (OSError, CachePersistenceError) as error:
+            self.unread["tmp"] = str(error)
+            _log.warning("%s: leftovers cannot be removed: %s", self._path, error)
+
+    # Entering ----------------------------------------------------------------------------------
+
+    def enter(self, file: str) -> None:
+        """Let the catalogue say of a file what its header says."""
+        self._enter([file])
+
+    def _enter(self, files: Sequence[str]) -> None:
+        """Enter files that the catalogue does not know, not yet, or wrongly; the oldest first."""
+        for some in _parts(sorted(files, key=self._written_at)):
+            if self.is_over:
+                raise CachePersistenceError(f"{self._path} was closed meanwhile")
+            found = [(file, self._described(file)) for file in some]
+            self._catalogue.adopt(
+                [
+                    (*described, min(self._written_at(file), int(self._now())))
+                    for file, described in found
+                    if described is not None
+                ]
+            )
+
+    def _described(self, file: str) -> tuple[NewBlock, int] | None:
+        """A file's block and its bytes; None for what is none."""
+        name = BlockName.parse(file)
+        if name is None or str(name) != file:
+            self._leave_alone(file, "it is no block")
+            return None
+        try:
+            opened = self._folder.open(file)
+            block = None if opened is None else described(opened)
+            if opened is not None and block is not None and self._veil.file(block.name) == file:
+                return block, opened.n_bytes
+        except CacheCorruptionError as error:
+            _log.warning("set aside: %s", error)
+        except CachePersistenceError as error:
+            self._leave_alone(file, str(error))
+            return None
+        self._folder.set_aside(file)
+        self._catalogue.left([file])
+        return None
+
+    def _leave_alone(self, file: str, why: str) -> None:
+        _log.warning("%s: %s is left alone: %s", self._path, file, why)
+        self.unread[file] = why
+        self.unread_bytes += self._size(file)
+
+    def _file(self, file: str) -> Path:
+        return self._path / "blocks" / file[:2] / f"{file}{_ENDING}"
+
+    def _written_at(self, file: str) -> int:
+        with contextlib.suppress(OSError):
+            return int(self._file(file).lstat().st_mtime)
+        return 0
+
+    def _size(self, file: str) -> int:
+        with contextlib.suppress(OSError):
+            return self._file(file).lstat().st_size
+        return 0
+
+
+def _parts(files: Sequence[str]) -> Iterator[Sequence[str]]:
+    for at in range(0, len(files), _MANY):
+        yield files[at : at + _MANY]

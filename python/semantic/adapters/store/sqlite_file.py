@@ -1,0 +1,137 @@
+"""A SQLite file as a store opens it, and what SQLite's errors mean for it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+import threading
+from pathlib import Path
+
+from semantic.adapters.store import schema
+from semantic.domain.errors import CachePersistenceError
+
+__all__ = ["CatalogueDamagedError", "connected", "files_of", "is_refusal"]
+
+_BUSY_SECONDS = 30.0
+
+_WAL_PAGES = 512
+"""Pages of 8 KB after which the log is written back."""
+
+_WAL_BYTES = 4 << 20
+"""What of the log's file is kept once that is done."""
+
+_REFUSALS = {
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_ABORT,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_AUTH,
+    sqlite3.SQLITE_NOLFS,
+    sqlite3.SQLITE_TOOBIG,
+}
+"""What the system refuses, or others. All else says that the file is not what was written."""
+
+_CREATING = threading.Lock()
+"""Between making the file and closing it, no other thread may have SQLite open it."""
+
+_ENDINGS = ("", "-shm", "-wal")
+
+
+class CatalogueDamagedError(CachePersistenceError):
+    """The catalogue is damaged, of another version or gone: it has to be made again."""
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The file, the index of its log, and the log."""
+    return tuple(path.with_name(path.name + ending) for ending in _ENDINGS)
+
+
+def is_refusal(error: sqlite3.DatabaseError, path: Path | None) -> bool:
+    """Whether the system or other processes refuse; else the file is not what was written."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_READONLY and path is not None:
+        # A damaged header may say so of a file that may be written.
+        return not _may_be_written(path) or not os.access(path.parent, os.W_OK)
+    return code is not None and code & 0xFF in _REFUSALS
+
+
+def connected(path: Path | None, *, is_made: bool) -> sqlite3.Connection:
+    """A connection to a catalogue of this version.
+
+    Args:
+        path: The file; None keeps it in memory.
+        is_made: Whether it is made where it is missing; else nothing of it is changed.
+
+    Raises:
+        CatalogueDamagedError: It is missing, or of another version.
+        sqlite3.DatabaseError: SQLite refuses, or the file is damaged.
+        CachePersistenceError: The system refuses.
+    """
+    with _CREATING:
+        if path is not None:
+            _create(path, is_made=is_made)
+        connection = sqlite3.connect(
+            path or ":memory:",
+            timeout=_BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            _prepare(connection, is_made=is_made)
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+            raise
+    return connection
+
+
+def _create(path: Path, *, is_made: bool) -> None:
+    """Make the file for its owner alone: SQLite gives the files beside it the same mode."""
+    if is_made:
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            if path.is_file() and path.stat().st_mode & 0o077:
+                path.chmod(0o600)
+        except OSError as error:
+            raise CachePersistenceError(f"{path}: {error.strerror}", errno=error.errno) from None
+    elif not path.exists():
+        raise CatalogueDamagedError("there is no catalogue")
+    if not _may_be_written(path):
+        # SQLite would read it, and make a log that nobody can write later.
+        why = os.strerror(errno.EACCES)
+        raise CachePersistenceError(f"{path}: {why}", errno=errno.EACCES)
+
+
+def _prepare(connection: sqlite3.Connection, *, is_made: bool) -> None:
+    # Tokens of a block take 2 KB: pages of 4 KB would be half empty.
+    run = connection.execute
+    run("PRAGMA page_size = 8192")
+    if is_made:
+        run("PRAGMA journal_mode = WAL")
+        run(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+        run(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+    run("PRAGMA synchronous = NORMAL")
+    run("PRAGMA secure_delete = ON")
+    if run("PRAGMA user_version").fetchone()[0] == 0 and is_made:
+        run("BEGIN IMMEDIATE")
+        if run("PRAGMA user_version").fetchone()[0] == 0:  # nobody was faster
+            for statement in schema.statements():
+                run(statement)
+        run("COMMIT")
+    version = run("PRAGMA user_version").fetchone()[0]
+    if version != schema.VERSION:
+        raise CatalogueDamagedError(f"it is of version {version}, not {schema.VERSION}")
+
+
+def _may_be_written(path: Path) -> bool:
+    return all(os.access(file, os.W_OK) for file in files_of(path) if file.exists())

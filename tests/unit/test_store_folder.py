@@ -1,0 +1,235 @@
+"""The folder of a store: who may look into it, which key it has, and files that cannot be read."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from semantic import CachePersistenceError, DiskStore, PoolConfigurationError
+from semantic.adapters.store import recovery
+from semantic.cli import store as command
+from tests.stored_blocks import blocks_of, found, read, sequence, turn
+
+APP = typer.Typer()
+command.register(APP)
+APP.callback()(lambda: None)
+
+KEY = bytes(range(32))
+
+
+def opened(path: Path, **options: Any) -> DiskStore:
+    return DiskStore(path, **{"free_floor_bytes": 0, **options})
+
+
+def whole(store: DiskStore, seed: int, n_blocks: int) -> int:
+    tokens = sequence(seed, n_blocks)
+    n = found(store, tokens)
+    assert all(read(store, block) for block in blocks_of(tokens)[:n])
+    return n
+
+
+def verified(path: Path, *words: str, status: int) -> Any:
+    done = CliRunner().invoke(APP, ["store", "verify", "--store", str(path), "--json", *words])
+    assert done.exit_code == status, done.output
+    return json.loads(done.stdout)["bad"]
+
+
+# Who may look ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_store", [False, True], ids=["empty", "a store"])
+def test_a_folder_that_is_there_becomes_its_owners_alone(is_store: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "kv"
+    folder.mkdir()
+    if is_store:
+        opened(folder).close()
+    folder.chmod(0o755)
+    store = opened(folder)
+    turn(store, sequence(1, 2), "a")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    wide = [file for file in folder.rglob("*") if file.stat().st_mode & 0o077]
+    assert wide == []
+    store.close()
+
+
+def test_a_folder_of_other_things_is_not_locked_for_a_store(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "letter").touch()
+    home.chmod(0o755)
+    with pytest.raises(CachePersistenceError, match="a folder of its own"):
+        opened(home)
+    assert home.stat().st_mode & 0o777 == 0o755
+    assert [file.name for file in home.iterdir()] == ["letter"]
+    home.chmod(0o700)
+    opened(home).close()
+
+
+def test_a_folder_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "kv"
+    folder.mkdir()
+    folder.chmod(0o755)
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    with pytest.raises(CachePersistenceError, match="another user's"):
+        opened(folder)
+
+
+def test_a_catalogue_that_others_may_read_becomes_its_owners_alone(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    (tmp_path / "catalogue.sqlite3").chmod(0o644)
+    store = opened(tmp_path)
+    files = list(tmp_path.glob("catalogue*"))
+    assert len(files) == 3
+    assert [file.name for file in files if file.stat().st_mode & 0o077] == []
+    store.close()
+
+
+# Which key -------------------------------------------------------------------------------------
+
+
+def sealed(path: Path) -> Path:
+    store = opened(path, key=KEY)
+    turn(store, sequence(1, 3), "a")
+    store.close()
+    return path / "sealed"
+
+
+@pytest.mark.parametrize("left", [None, b"", b"\xff\x00 damaged"], ids=["lost", "empty", "damaged"])
+def test_files_say_that_they_are_sealed_when_the_mark_does_not(
+    left: bytes | None, tmp_path: Path
+) -> None:
+    mark = sealed(tmp_path)
+    right = mark.read_bytes()
+    mark.unlink()
+    if left is not None:
+        mark.write_bytes(left)
+    for file in tmp_path.glob("catalogue*"):
+        file.unlink()
+    with pytest.raises(PoolConfigurationError, match="no key"):
+        opened(tmp_path)
+    with pytest.raises(PoolConfigurationError, match="another key"):
+        opened(tmp_path, key=KEY[::-1])
+    assert list((tmp_path / "aside").iterdir()) == []
+    assert not mark.exists() if left is None else mark.read_bytes() == left
+    store = opened(tmp_path, key=KEY)
+    assert whole(store, 1, 3) == 3
+    store.close()
+    assert mark.read_bytes() == right
+    with pytest.raises(PoolConfigurationError, match="another key"):
+        opened(tmp_path, key=KEY[::-1])
+
+
+def test_a_damaged_file_does_not_hide_that_the_others_are_sealed(tmp_path: Path) -> None:
+    sealed(tmp_path).unlink()
+    for file in sorted((tmp_path / "blocks").rglob("*.safetensors"))[:2]:
+        file.write_bytes(b"\0" * 4096)
+    with pytest.raises(PoolConfigurationError, match="no key"):
+        opened(tmp_path)
+    store = opened(tmp_path, key=KEY)
+    assert store.stats()["blocks"] == 3
+    store.close()
+
+
+def test_who_only_looks_writes_no_mark(tmp_path: Path) -> None:
+    mark = sealed(tmp_path)
+    mark.unlink()
+    opened(tmp_path, key=KEY, repair=False).close()
+    assert not mark.exists()
+
+
+# What cannot be read ---------------------------------------------------------------------------
+
+
+def unreadable(path: Path, seed: int) -> str:
+    """A block that cannot be read: the system refuses, and may not tomorrow."""
+    name = str(blocks_of(sequence(seed, 1))[0].name)
+    file = path / "blocks" / name[:2] / f"{name}.safetensors"
+    file.unlink()
+    file.mkdir()
+    return name
+
+
+def test_one_file_that_cannot_be_read_stops_nothing(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    for seed in (1, 2, 3):
+        turn(store, sequence(seed, 1), "a")
+    store.close()
+    name = unreadable(tmp_path, 2)
+    short = str(blocks_of(sequence(3, 1))[0].name)
+    file = tmp_path / "blocks" / short[:2] / f"{short}.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    bad = {row["file"]: row["stays"] for row in verified(tmp_path, status=1)}
+    assert bad == {name: True, short: False}
+    bad = {row["file"]: row["stays"] for row in verified(tmp_path, "--repair", status=1)}
+    assert bad == {name: True, short: False}
+    assert [row["file"] for row in verified(tmp_path, "--repair", status=1)] == [name]
+    for catalogue in tmp_path.glob("catalogue*"):
+        catalogue.unlink()
+    store = opened(tmp_path)
+    assert whole(store, 1, 1) == 1
+    assert list(store.unread) == [name]
+    assert store.stats()["unread"] == 1
+    assert turn(store, sequence(4, 1), "a") == 1
+    store.close()
+    kept = tmp_path / "blocks" / name[:2] / f"{name}.safetensors"
+    assert kept.is_dir(), "it may be read tomorrow"
+    kept.rmdir()
+    assert verified(tmp_path, "--repair", status=0) == []
+
+
+def test_a_folder_that_cannot_be_listed_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(tmp_path)
+    turn(store, sequence(1, 3), "a")
+    store.close()
+    fan = str(blocks_of(sequence(1, 3))[2].name)[:2]
+    listdir = os.listdir
+
+    def refused(path: Path) -> list[str]:
+        if path.name == fan:
+            raise OSError(5, "Input/output error")
+        return listdir(path)
+
+    monkeypatch.setattr(recovery.os, "listdir", refused)
+    store = opened(tmp_path)
+    assert whole(store, 1, 3) == 3, "nobody knows that the file is not there"
+    assert store.unread == {f"blocks/{fan}": "Input/output error"}
+    store.close()
+    assert [row["file"] for row in verified(tmp_path, status=1)] == [f"blocks/{fan}"]
+    monkeypatch.undo()
+    store = opened(tmp_path)
+    assert whole(store, 1, 3) == 3
+    assert store.unread == {}
+    store.close()
+
+
+def test_leftovers_that_cannot_be_removed_stop_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(tmp_path)
+    turn(store, sequence(1, 1), "a")
+    store.close()
+    (tmp_path / "tmp" / "dead-work0").mkdir()
+
+    def refused(path: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(recovery.shutil, "rmtree", refused)
+    store = opened(tmp_path)
+    assert whole(store, 1, 1) == 1
+    assert list(store.unread) == ["tmp"]
+    store.close()
+    monkeypatch.undo()
+    store = opened(tmp_path)
+    assert list((tmp_path / "tmp").iterdir()) == []
+    store.close()
