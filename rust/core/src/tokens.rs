@@ -4,6 +4,7 @@
 //! sequences are equal when their ids are, however they are kept.
 
 use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
 
 /// Token ids of a request, or of one token block.
 #[derive(Clone, Debug)]
@@ -58,25 +59,6 @@ impl Tokens {
         match self {
             Self::Narrow(ids) => TokenSlice::Narrow(ids),
             Self::Wide(ids) => TokenSlice::Wide(ids),
-        }
-    }
-
-    /// Drop what is behind the first `len`.
-    pub(crate) fn truncate(&mut self, len: usize) {
-        match self {
-            Self::Narrow(ids) => ids.truncate(len),
-            Self::Wide(ids) => ids.truncate(len),
-        }
-    }
-
-    /// Hold a copy of `ids`, in the memory that is here already where that is possible.
-    pub(crate) fn refill(&mut self, ids: TokenSlice<'_>) {
-        match (&mut *self, ids) {
-            (Self::Narrow(mine), TokenSlice::Narrow(ids)) => {
-                mine.clear();
-                mine.extend_from_slice(ids);
-            }
-            (_, ids) => *self = ids.iter().collect(),
         }
     }
 }
@@ -166,6 +148,24 @@ impl PartialEq for TokenSlice<'_> {
             (Self::Narrow(mine), Self::Narrow(theirs)) => mine == theirs,
             (Self::Wide(mine), Self::Wide(theirs)) => mine == theirs,
             (mine, theirs) => mine.len() == theirs.len() && mine.iter().eq(theirs.iter()),
+        }
+    }
+}
+
+impl Eq for TokenSlice<'_> {}
+
+/// Equal ids have equal hashes, however they are kept.
+impl Hash for TokenSlice<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match *self {
+            Self::Narrow(ids) => ids.hash(state),
+            Self::Wide(ids) => {
+                let narrow = ids.iter().map(|&id| u32::try_from(id));
+                match narrow.collect::<Result<Vec<u32>, _>>() {
+                    Ok(narrow) => narrow.hash(state),
+                    Err(_) => ids.hash(state),
+                }
+            }
         }
     }
 }

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 
 use crate::books::Books;
 use crate::error::Error;
-use crate::group::BLOCK;
 use crate::id::SlotIndex;
 use crate::prefix::agents::AgentId;
 use crate::prefix::end::{End, EndId};
@@ -26,7 +25,7 @@ impl Index {
                 agree(self.nodes[id].root == root, "the root of a node")?;
                 self.check_place(books, id)?;
                 self.check_pieces(books, id)?;
-                for slot in self.nodes[id].slots() {
+                for slot in self.nodes.slots(id) {
                     let is_new = found.insert(slot, id).is_none();
                     agree(is_new, "a block that is in two nodes")?;
                 }
@@ -48,47 +47,50 @@ impl Index {
 
     fn check_place(&self, books: &Books<'_>, id: NodeId) -> Result<(), Error> {
         let node = &self.nodes[id];
-        for &child in &node.children {
+        for &child in self.nodes.children(id) {
             let below = &self.nodes[child];
             agree(below.parent == Some(id) && below.start() == node.end(), "parent and child")?;
-            agree(below.key == self.key(id, below.tokens.all()), "a key")?;
+            agree(self.nodes.key(child) == self.key(id, self.nodes.tokens(child)), "a key")?;
         }
-        for pair in node.children.windows(2) {
-            let (left, right) =
-                (self.nodes[pair[0]].tokens.all(), self.nodes[pair[1]].tokens.all());
+        for pair in self.nodes.children(id).windows(2) {
+            let (left, right) = (self.nodes.tokens(pair[0]), self.nodes.tokens(pair[1]));
             let (order, common) = left.compare(right);
             agree(order == Ordering::Less && common < left.len(), "the order of siblings")?;
         }
         if node.parent.is_none() {
             return Ok(());
         }
-        let is_full = node.tokens.len() == BLOCK;
-        agree(is_full || (!node.tokens.is_empty() && node.children.is_empty()), "a full node")?;
-        let leads_on = !node.children.is_empty() || !node.ends.is_empty();
+        let is_partial = node.end() > node.start() && !node.has_children();
+        agree(node.is_full() || is_partial, "a full node")?;
+        let leads_on = node.has_children() || node.has_ends();
         agree(leads_on || self.is_leased(books, id), "a node that leads to an end")
     }
 
     fn check_pieces(&self, books: &Books<'_>, id: NodeId) -> Result<(), Error> {
         let node = &self.nodes[id];
         let wanted = if node.parent.is_none() { 0 } else { self.unbounded.len() };
-        agree(node.whole.len() == wanted, "the blocks of a node")?;
-        for (whole, group) in node.whole.iter().zip(&self.unbounded) {
-            agree(whole.group == *group, "the groups of a node's blocks")?;
+        agree(self.nodes.whole(id).len() == wanted, "the blocks of a node")?;
+        for (whole, group) in self.nodes.whole(id).iter().zip(&self.unbounded) {
+            let slot = &books.blocks.slots[whole.slot];
+            agree(
+                (slot.group, slot.generation) == (*group, whole.generation),
+                "the groups of a node's blocks",
+            )?;
         }
-        for piece in &node.parts {
+        for piece in self.nodes.parts(id) {
             let within = node.start() <= piece.lo && piece.lo < piece.hi && piece.hi <= node.end();
             let reads = self.ends.iter().filter(|(_, end)| end.reads.contains(&piece.slot));
             agree(within && reads.count() == piece.readers as usize, "the readers of a block")?;
             let is_needed = piece.readers > 0 || books.leases(piece.slot) > 0;
             agree(is_needed, "a block that completes no hit")?;
         }
-        agree(node.slots().all(|slot| books.node(slot) == Some(id)), "the node of a block")
+        agree(self.nodes.slots(id).all(|slot| books.node(slot) == Some(id)), "the node of a block")
     }
 
     fn check_ends(&self, found: &HashMap<SlotIndex, NodeId>) -> Result<(), Error> {
         for (id, end) in self.ends.iter() {
             let node = &self.nodes[end.node];
-            agree(node.ends.contains(&id), "the node of an end")?;
+            agree(self.nodes.ends(end.node).contains(&id), "the node of an end")?;
             agree(node.start() < end.at && end.at <= node.end(), "where an end is")?;
             agree(end.root == node.root && !end.agents.is_empty(), "whose an end is")?;
             agree(end.reads.iter().all(|slot| found.contains_key(slot)), "what an end reads")?;
@@ -137,7 +139,7 @@ impl Index {
         if self.goes_by_leaves() {
             let is_listed = |id: NodeId| {
                 let node = &self.nodes[id];
-                let is_leaf = node.parent.is_some() && node.children.is_empty();
+                let is_leaf = node.parent.is_some() && !node.has_children();
                 !is_leaf || self.is_leased(books, id) || self.order.contains(id.place())
             };
             agree(self.nodes.iter().all(is_listed), "the order of leaves")

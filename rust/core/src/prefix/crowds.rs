@@ -171,7 +171,7 @@ impl Index {
         let before = std::mem::replace(&mut self.nodes[id].owner, owner);
         if !self.goes_by_leaves() {
             let (lane, Self { nodes, order, .. }) = (self.lane(id), &mut *self);
-            for end in &nodes[id].ends {
+            for end in nodes.ends(id) {
                 if order.lane_of(end.0).is_some_and(|lane| lane != SUPERSEDED) {
                     order.move_to(end.0, lane);
                 }

@@ -187,7 +187,7 @@ impl Index {
             let &Missing { group, lo, hi } = missing;
             StagedSpan { block, group, lo, hi }
         });
-        let full = holders.iter().take_while(|&&id| self.nodes[id].tokens.len() == BLOCK).count();
+        let full = holders.iter().take_while(|&&id| self.nodes[id].is_full()).count();
         let parent = if full == 0 { top } else { holders[full - 1] };
         Ok(Draft {
             spans: staged.collect(),
@@ -196,7 +196,7 @@ impl Index {
             root,
             tokens: Arc::clone(tokens),
             base,
-            parent_key: self.nodes[parent].key,
+            parent_key: self.nodes.key(parent),
             key_width: self.space(root).map(|space| space.key_width).unwrap_or_default(),
             keys: Vec::new(),
             first_key: full,
@@ -224,13 +224,13 @@ impl Index {
         tokens: TokenSlice<'_>,
         preferred: impl Fn(NodeId) -> bool,
     ) -> Vec<NodeId> {
-        let mut path = self.full_path(top, tokens);
+        let mut path = self.nodes.full_path(top, tokens);
         let start = path.len() * BLOCK;
         let rest = tokens.slice(start, tokens.len());
         if !rest.is_empty() && rest.len() < BLOCK {
             let parent = path.last().copied().unwrap_or(top);
             let ends_here = |&id: &NodeId| {
-                let mut ends = self.nodes[id].ends.iter();
+                let mut ends = self.nodes.ends(id).iter();
                 ends.any(|&end| self.ends.get(end).is_some_and(|e| e.at == tokens.len() as u64))
             };
             let longer = || self.nodes.longer(parent, rest);
@@ -256,7 +256,7 @@ impl Index {
     /// The bounded blocks along a path that a hit at `end` reads, as far as they are there.
     pub(super) fn read_slots(&self, path: &[NodeId], end: u64) -> Vec<SlotIndex> {
         let reads = self.reads(end).filter_map(|(group, number, lo, hi)| {
-            Some(self.nodes[*path.get(number)?].part(group, lo, hi)?.slot)
+            Some(self.nodes.part(*path.get(number)?, group, lo, hi)?.slot)
         });
         let mut slots: Vec<SlotIndex> = reads.collect();
         slots.sort_unstable_by_key(|slot| slot.0);
@@ -267,7 +267,7 @@ impl Index {
     /// What has to be captured so that a hit at `end` becomes legal, group by group.
     fn missing(&self, holders: &[NodeId], end: u64) -> Vec<Missing> {
         let bounded = self.reads(end).filter_map(|(group, number, lo, hi)| {
-            let holder = holders.get(number).and_then(|&id| self.nodes[id].part(group, lo, hi));
+            let holder = holders.get(number).and_then(|&id| self.nodes.part(id, group, lo, hi));
             holder.is_none().then_some(Missing { group, lo, hi })
         });
         let first = holders.len() as u64 * BLOCK_TOKENS;
@@ -282,10 +282,9 @@ impl Index {
     fn base_of(&self, holders: &[NodeId], end: u64) -> Vec<Piece> {
         let read = self.read_slots(holders, end);
         let pieces = holders.iter().flat_map(|&id| {
-            let node = &self.nodes[id];
             let is_read = |piece: &&Piece| read.contains(&piece.slot);
-            let whole = node.whole.iter().map(|&whole| node.piece(whole));
-            whole.chain(node.parts.iter().filter(is_read).copied())
+            let whole = self.nodes.whole_pieces(id);
+            whole.chain(self.nodes.parts(id).iter().filter(is_read).copied())
         });
         pieces.collect()
     }
@@ -309,7 +308,7 @@ impl Index {
         if is_lost || !known.iter().all(is_whole) {
             return 0;
         }
-        let path = self.full_path(top, tokens);
+        let path = self.nodes.full_path(top, tokens);
         let fits = |blocks: usize| {
             let end = (blocks * BLOCK) as u64;
             let holders = &path[..path.len().min(blocks)];

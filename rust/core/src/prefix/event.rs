@@ -58,7 +58,7 @@ impl Index {
         space.events = Some(Vec::new());
         let top = space.top;
         for id in self.behind(top) {
-            let pieces: Vec<Piece> = self.nodes[id].pieces().collect();
+            let pieces: Vec<Piece> = self.nodes.pieces(id).collect();
             for piece in &pieces {
                 self.record(books, Change::Stored, id, piece);
             }
@@ -77,7 +77,7 @@ impl Index {
     pub(super) fn take_leave(&mut self, root: Root) {
         let Some(space) = self.space_mut(root) else { return };
         let (top, Some(mut events)) = (space.top, space.events.take()) else { return };
-        let key = self.nodes[top].key;
+        let key = self.nodes.key(top);
         let n_groups = u16::try_from(self.n_groups()).unwrap_or(u16::MAX);
         events.extend((0..n_groups).map(|group| Event::cleared(GroupId(group), key)));
         self.last_events.insert(root, events);
@@ -89,7 +89,7 @@ impl Index {
         let node = &nodes[id];
         let space = namespaces.get_mut(node.root.0 as usize).and_then(Option::as_mut);
         if let Some(events) = space.and_then(|space| space.events.as_mut()) {
-            events.push(nodes.event(books, change, node, piece));
+            events.push(nodes.event(books, change, id, piece));
         }
     }
 }

@@ -75,7 +75,7 @@ impl Index {
     /// Whether all that a hit at an end needs last is leased, or the end is pinned: one that a
     /// running sequence holds whole frees nothing. Parts of it may be shared.
     fn is_held(&self, books: &Books<'_>, end: &End) -> bool {
-        let whole = self.nodes[end.node].whole.iter().map(|whole| whole.slot);
+        let whole = self.nodes.whole(end.node).iter().map(|whole| whole.slot);
         let mut needed = whole.chain(end.reads.iter().copied()).peekable();
         self.is_pinned(end)
             || (needed.peek().is_some() && needed.all(|slot| books.leases(slot) > 0))
@@ -167,7 +167,7 @@ impl Index {
         if !self.goes_by_leaves() {
             self.order.remove(id.0);
         }
-        self.nodes[end.node].ends.retain(|other| *other != id);
+        self.nodes.remove_end(end.node, id);
         if let Some(space) = self.space_mut(end.root) {
             space.n_ends -= 1;
         }
@@ -176,7 +176,7 @@ impl Index {
 
     fn nodes_piece_mut(&mut self, books: &Books<'_>, slot: SlotIndex) -> Option<&mut Piece> {
         let node = books.node(slot)?;
-        self.nodes[node].parts.iter_mut().find(|piece| piece.slot == slot)
+        self.nodes.parts_mut(node).iter_mut().find(|piece| piece.slot == slot)
     }
 
     /// After a lease or a reader of a block has gone: what nothing needs any more goes.
@@ -185,8 +185,8 @@ impl Index {
             return;
         }
         let unread = |piece: &Piece| piece.slot == slot && piece.readers == 0;
-        if let Some(at) = self.nodes[id].parts.iter().position(unread) {
-            let piece = self.nodes[id].parts.remove(at);
+        if let Some(at) = self.nodes.parts(id).iter().position(unread) {
+            let piece = self.nodes.parts_mut(id).remove(at);
             self.detach(books, id, &piece);
         }
         self.prune(books, id);
@@ -197,14 +197,15 @@ impl Index {
         let mut at = id;
         while let Some(parent) = self.nodes[at].parent {
             let is_leased = self.is_leased(books, at);
-            if !self.nodes[at].ends.is_empty() && !is_leased && self.nodes[at].children.is_empty() {
+            let node = &self.nodes[at];
+            if node.has_ends() && !is_leased && !node.has_children() {
                 self.shrink(books, at);
             }
             // Who took a lease before a fuller block came has none on that one: it needs no node.
-            let whole = &self.nodes[at].whole;
+            let whole = self.nodes.whole(at);
             let is_passed = is_leased && whole.iter().all(|whole| books.leases(whole.slot) > 0);
             let node = &self.nodes[at];
-            if is_passed || !node.children.is_empty() || !node.ends.is_empty() {
+            if is_passed || node.has_children() || node.has_ends() {
                 return;
             }
             self.remove_node(books, at);
@@ -213,7 +214,7 @@ impl Index {
         // The last of a namespace that was closed while something of it was held. What was pruned
         // already has no parent either.
         let node = &self.nodes[at];
-        if node.is_here && node.children.is_empty() && self.space(node.root).is_none() {
+        if node.is_here && !node.has_children() && self.space(node.root).is_none() {
             self.nodes.cut(at);
         }
     }
@@ -221,30 +222,25 @@ impl Index {
     /// Forget the tokens of a leaf behind its last end: no published sequence reaches them.
     fn shrink(&mut self, books: &mut Books<'_>, id: NodeId) {
         let node = &self.nodes[id];
-        let ends = node.ends.iter().filter_map(|&end| self.ends.get(end));
+        let ends = self.nodes.ends(id).iter().filter_map(|&end| self.ends.get(end));
         let (Some(end), Some(parent)) = (ends.map(|end| end.at).max(), node.parent) else { return };
         if end == node.end() {
             return;
         }
         let len = usize::try_from(end - node.start()).unwrap_or(BLOCK);
-        let tokens = node.tokens.all().slice(0, len);
+        let tokens = self.nodes.tokens(id).slice(0, len);
         // A sibling that begins with them holds all that would be left.
         if self.nodes.longer(parent, tokens).any(|sibling| sibling != id) {
             return;
         }
         let key = self.key(parent, tokens);
         self.rename(books, Change::Removed, id);
-        let node = &mut self.nodes[id];
-        node.key = key;
-        node.tokens.truncate(len);
-        for piece in &mut node.parts {
-            piece.hi = piece.hi.min(end);
-        }
+        self.nodes.shorten(id, len, key);
         self.rename(books, Change::Stored, id);
     }
 
     pub(super) fn rename(&mut self, books: &Books<'_>, change: Change, id: NodeId) {
-        let pieces: SmallVec<[Piece; 2]> = self.nodes[id].pieces().collect();
+        let pieces: SmallVec<[Piece; 2]> = self.nodes.pieces(id).collect();
         for piece in &pieces {
             self.record(books, change, id, piece);
         }
@@ -256,7 +252,7 @@ impl Index {
             self.order.remove(id.place());
         }
         self.detach_whole(books, id);
-        while let Some(piece) = self.nodes[id].parts.pop() {
+        while let Some(piece) = self.nodes.parts_mut(id).pop() {
             self.detach(books, id, &piece);
         }
         let parent = self.nodes[id].parent;

@@ -7,7 +7,8 @@
 
 use crate::group::GroupId;
 use crate::id::{BlockId, SlotIndex};
-use crate::prefix::node::{NodeId, Nodes, Piece};
+use crate::prefix::node::{NodeId, Piece};
+use crate::prefix::nodes::Nodes;
 use crate::reach::{Reach, Span};
 
 /// Positions `[lo, hi)` that one block contributes to a restore.
@@ -64,7 +65,7 @@ impl<'t> Bounded<'t> {
     ) -> Self {
         let mut pieces: Vec<Vec<Piece>> = vec![Vec::new(); reaches.len()];
         if !reaches.is_empty() {
-            for piece in path.flat_map(|id| &nodes[id].parts) {
+            for piece in path.flat_map(|id| nodes.parts(id)) {
                 if let Some(at) = reaches.iter().position(|(group, _)| *group == piece.group) {
                     pieces[at].push(*piece);
                 }

@@ -5,11 +5,14 @@
 
 use smallvec::SmallVec;
 
-use crate::blocks::Cost;
+use crate::blocks::{Cost, Want};
 use crate::books::Books;
 use crate::prefix::end::EndId;
-use crate::prefix::node::{NodeId, Whole};
+use crate::prefix::node::NodeId;
 use crate::prefix::{Change, Index, Root};
+
+/// Token blocks of a long path.
+const PATH_BLOCKS: u64 = 1024;
 
 /// A leaf, and nodes that become leaves when those before them go.
 type Tail = SmallVec<[NodeId; 16]>;
@@ -48,35 +51,34 @@ impl Index {
     }
 
     pub(super) fn is_idle_leaf(&self, books: &Books<'_>, id: NodeId) -> bool {
-        self.nodes[id].children.is_empty() && self.is_idle(books, id)
+        !self.nodes[id].has_children() && self.is_idle(books, id)
     }
 
     #[inline]
     fn is_idle(&self, books: &Books<'_>, id: NodeId) -> bool {
-        self.nodes[id].whole.iter().all(|whole| books.leases(whole.slot) == 0)
+        self.nodes.whole(id).iter().all(|whole| books.leases(whole.slot) == 0)
     }
 
     /// A leaf that goes next and those that go right after it, until so much is free.
     fn next_tail(&self, books: &Books<'_>, leaf: NodeId, missing: &mut Cost) -> Tail {
-        let mut tail = Tail::new();
         let mut parent = Some(leaf);
+        let one_each: SmallVec<[Want; 2]> = self.unbounded.iter().map(|&id| (id, 1)).collect();
+        let one = books.blocks.cost(&one_each).unwrap_or_default();
+        let most = missing.bytes.div_ceil(one.bytes.max(1)).min(PATH_BLOCKS);
+        let mut tail = Tail::with_capacity(usize::try_from(most).unwrap_or_default());
         // Which place comes next is asked of the order, so that nodes can be read ahead.
         for place in self.order.row(leaf.place()) {
             let id = NodeId::at(place);
             let node = &self.nodes[id];
-            let leads_elsewhere =
-                node.children.len() > usize::from(id != leaf) || !node.ends.is_empty();
+            let leads_elsewhere = node.is_forked() || node.has_ends();
             let is_next = parent == Some(id) && self.is_idle(books, id);
             if id != leaf && (leads_elsewhere || !is_next) {
                 break;
             }
             tail.push(id);
             parent = node.parent;
-            for spec in node.whole.iter().filter_map(|whole| books.blocks.groups.spec(whole.group))
-            {
-                missing.bytes = missing.bytes.saturating_sub(spec.bytes_per_block);
-                missing.arrays = missing.arrays.saturating_sub(spec.arrays_per_block.into());
-            }
+            missing.bytes = missing.bytes.saturating_sub(one.bytes);
+            missing.arrays = missing.arrays.saturating_sub(one.arrays);
             if *missing == Cost::default() {
                 break;
             }
@@ -113,21 +115,22 @@ impl Index {
     /// Free the blocks of nodes that go, and say how many they are.
     fn free_whole(&mut self, books: &mut Books<'_>, root: Root, tail: &[NodeId]) -> u64 {
         let before = self.gone.len();
+        self.gone.reserve(tail.len() * self.unbounded.len());
         for at in 0..self.unbounded.len() {
             let first = self.gone.len();
             let mut rest = tail;
             while let Some(&id) = rest.first() {
-                let Whole { group, kind, .. } = self.nodes[id].whole[at];
+                let kind = self.nodes.whole(id)[at].kind;
                 let mut n = 0;
                 for &id in rest {
-                    let whole = self.nodes[id].whole[at];
+                    let whole = self.nodes.whole(id)[at];
                     if whole.kind != kind {
                         break;
                     }
-                    self.gone.push(books.blocks.id(whole.slot));
+                    self.gone.push(whole.id(books.blocks.number));
                     n += 1;
                 }
-                if let Some(blocks) = self.n_blocks(root, kind, group) {
+                if let Some(blocks) = self.n_blocks(root, kind, self.unbounded[at]) {
                     *blocks -= n as u64;
                 }
                 rest = &rest[n..];
@@ -139,7 +142,7 @@ impl Index {
 
     /// The sequences that end in a node become one, which is taken off it.
     fn join_ends(&mut self, id: NodeId) -> Option<EndId> {
-        let ends = std::mem::take(&mut self.nodes[id].ends);
+        let ends = self.nodes.take_ends(id);
         let (&kept, others) = ends.split_last()?;
         for &other in others {
             self.merge_end(other, kept);
@@ -166,11 +169,11 @@ impl Index {
         }
         let at = self.nodes[to].end();
         let is_there = |other: &&EndId| self.ends.get(**other).is_some_and(|end| end.at == at);
-        if let Some(&other) = self.nodes[to].ends.iter().find(is_there) {
+        if let Some(&other) = self.nodes.ends(to).iter().find(is_there) {
             self.merge_end(id, other);
         } else if let Some(end) = self.ends.get_mut(id) {
             (end.node, end.at) = (to, at);
-            self.nodes[to].ends.push(id);
+            self.nodes.add_end(to, id);
         }
     }
 
@@ -178,7 +181,7 @@ impl Index {
     #[inline]
     pub(super) fn list_leaf(&mut self, books: &Books<'_>, id: NodeId) {
         let node = &self.nodes[id];
-        let is_leaf = node.parent.is_some() && node.children.is_empty();
+        let is_leaf = node.parent.is_some() && !node.has_children();
         if is_leaf && !self.order.contains(id.place()) && !self.is_leased(books, id) {
             if self.order.is_aside(id.place()) {
                 self.order.restore(id.place());

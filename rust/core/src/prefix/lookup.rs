@@ -28,7 +28,7 @@ impl Index {
         limit: u64,
     ) -> Result<HitPlan, Error> {
         let top = self.top(root)?;
-        let path = self.full_path(top, tokens);
+        let path = self.nodes.full_path(top, tokens);
         if self.goes_by_leaves() {
             return Ok(self.plan_anywhere(books, top, path, tokens, limit));
         }
@@ -84,7 +84,7 @@ impl Index {
             for (child, common) in self.nodes.alike(parent, rest, floor) {
                 let end = (start + common as u64).min(limit);
                 matched = matched.max(end);
-                let may_serve = serves_without_rows || !self.nodes[child].parts.is_empty();
+                let may_serve = serves_without_rows || !self.nodes.parts(child).is_empty();
                 if end > best.n_tokens && path.get(depth) != Some(&child) && may_serve {
                     let n_tokens = self.agreed(&path[..depth], Some(child), end);
                     if n_tokens > best.n_tokens {
@@ -98,22 +98,6 @@ impl Index {
         HitPlan { matched, ..self.rows(books, path, best.n_tokens) }
     }
 
-    /// The nodes whose full blocks are the beginning of `tokens`.
-    pub(super) fn full_path(&self, top: NodeId, tokens: TokenSlice<'_>) -> Vec<NodeId> {
-        let mut path = Vec::with_capacity(tokens.len() / BLOCK);
-        let mut parent = top;
-        let mut start = 0;
-        while start + BLOCK <= tokens.len() {
-            let Some(child) = self.nodes.child(parent, tokens.slice(start, start + BLOCK)) else {
-                break;
-            };
-            path.push(child);
-            parent = child;
-            start += BLOCK;
-        }
-        path
-    }
-
     fn agreed(&self, path: &[NodeId], beside: Option<NodeId>, limit: u64) -> u64 {
         let nodes = path.iter().copied().chain(beside);
         Bounded::along(nodes, &self.nodes, &self.bounded).agreed(limit)
@@ -124,10 +108,9 @@ impl Index {
         if end == 0 {
             return HitPlan::default();
         }
-        let named = |(slot, lo, hi): (SlotIndex, u64, u64)| RowSpan {
-            block: books.blocks.id(slot),
-            lo,
-            hi,
+        let named = |(slot, lo, hi): (SlotIndex, u64, u64)| {
+            let block = books.blocks.id(slot);
+            RowSpan { block, lo, hi }
         };
         let bounded = Bounded::along(path.iter().copied(), &self.nodes, &self.bounded);
         let bounded =
@@ -137,7 +120,7 @@ impl Index {
             let starts = (0..end).step_by(BLOCK);
             let row = |(lo, &id): (u64, &NodeId)| {
                 let hi = (lo + BLOCK_TOKENS).min(end);
-                named((self.nodes[id].whole[at].slot, lo, hi))
+                RowSpan { block: self.nodes.whole(id)[at].id(books.blocks.number), lo, hi }
             };
             (group, starts.zip(&path).map(row).collect())
         });
@@ -174,7 +157,7 @@ impl Index {
     /// The ends that keep what a hit read: the one at its length, or else those behind it.
     fn serving(&self, plan: &HitPlan, path: &[NodeId]) -> Vec<EndId> {
         let end_at = |id: &EndId| self.ends.get(*id).map_or(0, |end| end.at);
-        let behind = path.iter().flat_map(|&id| self.nodes[id].ends.iter().copied());
+        let behind = path.iter().flat_map(|&id| self.nodes.ends(id).iter().copied());
         let behind: Vec<EndId> = behind.filter(|id| end_at(id) >= plan.n_tokens).collect();
         let exact = |id: &&EndId| end_at(id) == plan.n_tokens;
         if let Some(&exact) = behind.iter().find(exact) {

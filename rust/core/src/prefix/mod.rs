@@ -32,14 +32,18 @@ mod draft;
 mod end;
 mod event;
 mod evict;
+mod find;
+mod forks;
 mod hit;
 mod leaves;
 mod lookup;
 mod node;
+mod nodes;
 pub(crate) mod order;
 mod pins;
 mod policy;
 mod publish;
+mod table;
 mod wishes;
 
 pub use agents::{Hint, Priority};
@@ -64,7 +68,8 @@ use crate::key::{Key, KeyWidth};
 use crate::prefix::agents::Agents;
 use crate::prefix::crowds::Crowds;
 use crate::prefix::end::{EndId, Ends};
-use crate::prefix::node::{Nodes, Piece, Whole};
+use crate::prefix::node::{Piece, Whole};
+use crate::prefix::nodes::Nodes;
 use crate::prefix::order::Order;
 use crate::reach::Reach;
 use crate::tokens::TokenSlice;
@@ -129,13 +134,13 @@ pub(crate) struct Index {
 impl Index {
     pub(crate) fn new(groups: &Groups) -> Self {
         let reaches = || groups.iter().map(|(id, group)| (id, group.spec.reach));
+        let unbounded = reaches().filter(|(_, reach)| !reach.is_bounded());
+        let unbounded: Vec<GroupId> = unbounded.map(|(id, _)| id).collect();
+        let bounded: Vec<_> = reaches().filter(|(_, reach)| reach.is_bounded()).collect();
         Self {
-            unbounded: reaches()
-                .filter(|(_, reach)| !reach.is_bounded())
-                .map(|(id, _)| id)
-                .collect(),
-            bounded: reaches().filter(|(_, reach)| reach.is_bounded()).collect(),
-            nodes: Nodes::default(),
+            nodes: Nodes::new(unbounded.clone(), bounded.len()),
+            unbounded,
+            bounded,
             ends: Ends::default(),
             agents: Agents::default(),
             namespaces: Vec::new(),
@@ -152,7 +157,7 @@ impl Index {
 
     /// Start again for other groups: what was cached is gone, and every root is closed.
     pub(crate) fn replace_with(&mut self, books: &Books<'_>, next: Self) {
-        let slots = self.nodes.iter().flat_map(|id| self.nodes[id].slots());
+        let slots = self.nodes.iter().flat_map(|id| self.nodes.slots(id));
         let mut gone: Vec<BlockId> = slots.map(|slot| books.blocks.id(slot)).collect();
         self.gone.append(&mut gone);
         for id in self.ends.iter().map(|(id, _)| id).collect::<Vec<_>>() {
@@ -198,7 +203,7 @@ impl Index {
         self.clear(books, root);
         let place = self.namespaces.get_mut(root.0 as usize);
         if let Some(space) = place.and_then(Option::take)
-            && self.nodes[space.top].children.is_empty()
+            && !self.nodes[space.top].has_children()
         {
             self.nodes.cut(space.top);
         }
@@ -268,7 +273,7 @@ impl Index {
         let end = self.ends.get(self.ends.find(handle)?)?;
         let mut path: Vec<NodeId> = self.nodes.ancestry(end.node).collect();
         path.reverse();
-        let tokens = path.iter().flat_map(|&id| self.nodes[id].tokens.all().iter());
+        let tokens = path.iter().flat_map(|&id| self.nodes.tokens(id).iter());
         Some(tokens.take(usize::try_from(end.at).unwrap_or(usize::MAX)).collect())
     }
 
@@ -289,12 +294,12 @@ impl Index {
 
     fn join(&mut self, books: &Books<'_>, id: NodeId, piece: Piece) {
         let is_bounded = self.bounded.iter().any(|(group, _)| *group == piece.group);
-        let node = &mut self.nodes[id];
         if is_bounded {
-            node.parts.push(piece);
+            self.nodes.parts_mut(id).push(piece);
         } else {
-            let Piece { slot, group, kind, .. } = piece;
-            node.whole.push(Whole { slot, group, kind });
+            let Piece { slot, kind, .. } = piece;
+            let generation = books.blocks.slots[slot].generation;
+            self.nodes.push_whole(id, Whole { slot, generation, kind });
         }
         if let Some(n) = self.n_blocks(self.nodes[id].root, piece.kind, piece.group) {
             *n += 1;
@@ -317,8 +322,7 @@ impl Index {
 
     /// All blocks of unbounded groups leave a node.
     fn detach_whole(&mut self, books: &mut Books<'_>, id: NodeId) {
-        while let Some(whole) = self.nodes[id].whole.pop() {
-            let piece = self.nodes[id].piece(whole);
+        while let Some(piece) = self.nodes.pop_whole(id) {
             self.detach(books, id, &piece);
         }
     }
@@ -336,15 +340,15 @@ impl Index {
 
     /// The key of a token block behind a node.
     fn key(&self, parent: NodeId, tokens: TokenSlice<'_>) -> Key {
-        let node = &self.nodes[parent];
-        let width = self.space(node.root).map(|space| space.key_width).unwrap_or_default();
-        node.key.child(tokens, width)
+        let space = self.space(self.nodes[parent].root);
+        let width = space.map(|space| space.key_width).unwrap_or_default();
+        self.nodes.key(parent).child(tokens, width)
     }
 
     /// Whether a running sequence holds one of a node's blocks.
     #[inline]
     fn is_leased(&self, books: &Books<'_>, id: NodeId) -> bool {
-        self.nodes[id].slots().any(|slot| books.leases(slot) > 0)
+        self.nodes.slots(id).any(|slot| books.leases(slot) > 0)
     }
 
     /// All nodes behind this one and itself, parents before their children. Paths may be long.
@@ -353,7 +357,7 @@ impl Index {
         let mut stack = vec![id];
         while let Some(next) = stack.pop() {
             order.push(next);
-            stack.extend(&self.nodes[next].children);
+            stack.extend(self.nodes.children(next));
         }
         order
     }

@@ -1,24 +1,13 @@
-//! The nodes of the prefix tree: one token block each, under its exact prefix.
-//!
-//! A root is the node of a namespace, without tokens. Only full nodes have children, and no node is a
-//! prefix of a sibling. Siblings are sorted by their tokens, so that the one that has most in common
-//! with a prompt is found by bisection, and those that have nearly as much stand beside it.
+//! A node of the prefix tree: one token block under its exact prefix, and the blocks it names.
 
-use std::cmp::Ordering;
 use std::num::NonZeroU32;
-use std::ops::{Index, IndexMut};
 
-use smallvec::SmallVec;
-
-use crate::books::Books;
-use crate::group::{BLOCK_TOKENS, GroupId};
-use crate::id::SlotIndex;
-use crate::key::Key;
+use crate::group::{BLOCK, BLOCK_TOKENS, GroupId};
+use crate::id::{BlockId, PoolNumber, SlotIndex};
+use crate::prefix::Root;
 use crate::prefix::agents::AgentId;
 use crate::prefix::crowds::CrowdId;
-use crate::prefix::end::EndId;
-use crate::prefix::{Change, Event, Root};
-use crate::tokens::{TokenSlice, Tokens};
+use crate::prefix::table::Width;
 
 /// The place of a node among all nodes, plus one: with a zero to spare, a slot has room for it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -56,12 +45,22 @@ impl Piece {
     }
 }
 
-/// A sealed block of an unbounded group: all of its node's tokens.
+/// A sealed block of an unbounded group: all of its node's tokens. Which group says its place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Whole {
     pub(crate) slot: SlotIndex,
-    pub(crate) group: GroupId,
+    pub(crate) generation: u16,
     pub(crate) kind: Kind,
+}
+
+impl Whole {
+    /// What is where nothing has been entered yet.
+    pub(super) const NONE: Self = Self { slot: SlotIndex(u32::MAX), generation: 0, kind: 0 };
+
+    #[inline]
+    pub(crate) fn id(self, pool: PoolNumber) -> BlockId {
+        BlockId::new(pool, self.generation, self.slot)
+    }
 }
 
 /// Whose a node is.
@@ -76,30 +75,32 @@ pub(crate) enum Owner {
     Many(CrowdId),
 }
 
-/// One token block. What a lookup reads lies together in a line of the CPU's cache, and so does what
-/// the eviction of a leaf reads besides.
+/// One token block. Two of them share a line of the CPU's cache, and hold what lookups and evictions
+/// read; the rest lies apart in [`Nodes`](crate::prefix::nodes::Nodes).
 #[derive(Debug, Default)]
-#[repr(C, align(64))]
+#[repr(C, align(32))]
 pub(crate) struct Node {
-    pub(crate) children: SmallVec<[NodeId; 2]>,
-    pub(crate) tokens: Tokens,
     pub(crate) root: Root,
     pub(crate) parent: Option<NodeId>,
-    /// One block for each unbounded group.
-    pub(crate) whole: SmallVec<[Whole; 1]>,
-    /// The published ends within its tokens.
-    pub(crate) ends: SmallVec<[EndId; 2]>,
     pub(crate) owner: Owner,
     /// How many token blocks are before it.
     pub(crate) number: u32,
+    /// The child, where there is one only.
+    pub(super) only: Option<NodeId>,
+    /// How many tokens it has.
+    pub(super) len: u16,
+    /// How many blocks of unbounded groups it has.
+    pub(super) n_whole: u16,
+    pub(super) width: Width,
     /// Whether this place is in use.
     pub(crate) is_here: bool,
-    /// Blocks of windows, chunks and states: what some end reads.
-    pub(crate) parts: Vec<Piece>,
-    pub(crate) key: Key,
+    /// Whether it has more than one child.
+    pub(super) is_forked: bool,
+    /// Whether a published end is within its tokens.
+    pub(super) has_ends: bool,
 }
 
-const _: () = assert!(size_of::<Node>() == 192 && std::mem::offset_of!(Node, parts) == 128);
+const _: () = assert!(size_of::<Node>() == 32);
 
 impl Node {
     /// The position of its first token.
@@ -109,215 +110,30 @@ impl Node {
 
     /// The position after its last token.
     pub(crate) fn end(&self) -> u64 {
-        self.start() + self.tokens.len() as u64
+        self.start() + u64::from(self.len)
     }
 
-    pub(crate) fn pieces(&self) -> impl Iterator<Item = Piece> {
-        let whole = self.whole.iter().map(|&whole| self.piece(whole));
-        whole.chain(self.parts.iter().copied())
+    /// Whether it has all the tokens of a block.
+    pub(crate) fn is_full(&self) -> bool {
+        usize::from(self.len) == BLOCK
+    }
+
+    pub(crate) fn has_children(&self) -> bool {
+        self.only.is_some() || self.is_forked
+    }
+
+    /// Whether it has more than one child.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.is_forked
+    }
+
+    /// Whether a published end is within its tokens.
+    pub(crate) fn has_ends(&self) -> bool {
+        self.has_ends
     }
 
     #[inline]
-    pub(crate) fn piece(&self, Whole { slot, group, kind }: Whole) -> Piece {
+    pub(crate) fn piece(&self, group: GroupId, Whole { slot, kind, .. }: Whole) -> Piece {
         Piece { group, slot, lo: self.start(), hi: self.end(), kind, readers: 0 }
-    }
-
-    /// The blocks of all groups.
-    pub(crate) fn slots(&self) -> impl Iterator<Item = SlotIndex> {
-        let parts = self.parts.iter().map(|piece| piece.slot);
-        self.whole.iter().map(|whole| whole.slot).chain(parts)
-    }
-
-    /// A block of a bounded group that covers `[lo, hi)`.
-    pub(crate) fn part(&self, group: GroupId, lo: u64, hi: u64) -> Option<&Piece> {
-        self.parts.iter().find(|piece| piece.group == group && piece.covers(lo, hi))
-    }
-}
-
-/// All nodes, in places that are used again.
-#[derive(Debug, Default)]
-pub(crate) struct Nodes {
-    entries: Vec<Node>,
-    vacant: Vec<NodeId>,
-}
-
-impl Nodes {
-    /// A root: a node without tokens and parent.
-    pub(crate) fn plant(&mut self, root: Root, key: Key) -> NodeId {
-        let id = self.take();
-        (self[id].root, self[id].key) = (root, key);
-        id
-    }
-
-    /// A new node behind `parent`, which has none with these tokens yet.
-    pub(crate) fn grow(&mut self, parent: NodeId, tokens: TokenSlice<'_>, key: Key) -> NodeId {
-        let id = self.take();
-        let (root, before) = (self[parent].root, self[parent].end() / BLOCK_TOKENS);
-        let node = &mut self[id];
-        node.root = root;
-        node.parent = Some(parent);
-        node.number = u32::try_from(before).unwrap_or(u32::MAX);
-        node.key = key;
-        node.tokens.refill(tokens);
-        let place = self.place(parent, tokens);
-        self[parent].children.insert(place, id);
-        id
-    }
-
-    fn take(&mut self) -> NodeId {
-        let id = self.vacant.pop().unwrap_or_else(|| {
-            self.entries.push(Node::default());
-            NodeId::at(u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX))
-        });
-        self[id].is_here = true;
-        id
-    }
-
-    /// Take a leaf that has lost all it had off the tree. Its memory is kept for the next node.
-    pub(crate) fn cut(&mut self, id: NodeId) {
-        self.cut_tail(&[id]);
-    }
-
-    /// Take the end of a path off the tree: a leaf, and before it what leads to nothing else.
-    pub(crate) fn cut_tail(&mut self, tail: &[NodeId]) {
-        let Some(&head) = tail.last() else { return };
-        if let Some(parent) = self[head].parent {
-            if self[parent].children.len() == 1 {
-                self[parent].children.clear();
-            } else {
-                let at = self.place(parent, self[head].tokens.all());
-                self[parent].children.remove(at);
-            }
-        }
-        for &id in tail {
-            let node = &mut self[id];
-            debug_assert!(node.ends.is_empty() && node.parts.is_empty());
-            debug_assert!(node.owner == Owner::Nobody, "whose it was is told before");
-            node.is_here = false;
-            node.parent = None;
-            node.children.clear();
-            node.tokens.truncate(0);
-            node.whole.clear();
-            node.number = 0;
-        }
-        self.vacant.extend_from_slice(tail);
-    }
-
-    /// The child whose tokens are exactly these.
-    #[inline]
-    pub(crate) fn child(&self, parent: NodeId, tokens: TokenSlice<'_>) -> Option<NodeId> {
-        let children = &self[parent].children;
-        let candidate = match children.as_slice() {
-            [] => return None,
-            [only] => *only,
-            many => *many.get(self.place(parent, tokens))?,
-        };
-        (self[candidate].tokens.all() == tokens).then_some(candidate)
-    }
-
-    /// The first place among the children whose tokens are not below these.
-    fn place(&self, parent: NodeId, tokens: TokenSlice<'_>) -> usize {
-        self[parent]
-            .children
-            .partition_point(|&child| self[child].tokens.all().compare(tokens).0 == Ordering::Less)
-    }
-
-    /// The child that has most in common with these tokens, and how many of them.
-    pub(crate) fn most_alike(
-        &self,
-        parent: NodeId,
-        tokens: TokenSlice<'_>,
-    ) -> Option<(NodeId, usize)> {
-        let children = &self[parent].children;
-        let place = if children.len() < 2 { 0 } else { self.place(parent, tokens) };
-        let neighbours = children.get(place).into_iter();
-        let neighbours = neighbours.chain(place.checked_sub(1).and_then(|at| children.get(at)));
-        let common = |&child: &NodeId| (child, self[child].tokens.all().common(tokens));
-        neighbours.map(common).max_by_key(|&(_, common)| common)
-    }
-
-    /// The children that have more than `floor` tokens in common with these, and how many.
-    pub(crate) fn alike(
-        &self,
-        parent: NodeId,
-        tokens: TokenSlice<'_>,
-        floor: usize,
-    ) -> impl Iterator<Item = (NodeId, usize)> {
-        let children = &self[parent].children;
-        let place = self.place(parent, tokens);
-        let common = move |&child: &NodeId| (child, self[child].tokens.all().common(tokens));
-        let near = move |&(_, common): &(NodeId, usize)| common > floor;
-        let behind = children[place..].iter().map(common).take_while(near);
-        behind.chain(children[..place].iter().rev().map(common).take_while(near))
-    }
-
-    /// The children that begin with these tokens.
-    pub(crate) fn longer(
-        &self,
-        parent: NodeId,
-        tokens: TokenSlice<'_>,
-    ) -> impl Iterator<Item = NodeId> {
-        let children = &self[parent].children;
-        let begins =
-            move |child: &NodeId| self[*child].tokens.all().slice(0, tokens.len()) == tokens;
-        children[self.place(parent, tokens)..].iter().copied().take_while(begins)
-    }
-
-    /// The child whose tokens are the beginning of these, without being all of them.
-    pub(crate) fn shorter(&self, parent: NodeId, tokens: TokenSlice<'_>) -> Option<NodeId> {
-        let before = self.place(parent, tokens).checked_sub(1)?;
-        let child = self[parent].children[before];
-        let mine = self[child].tokens.all();
-        (mine.len() < tokens.len() && mine == tokens.slice(0, mine.len())).then_some(child)
-    }
-
-    /// The node and all before it, up to but without the root.
-    pub(crate) fn ancestry(&self, id: NodeId) -> impl Iterator<Item = NodeId> {
-        let has_parent = |&id: &NodeId| self[id].parent.is_some();
-        std::iter::successors(Some(id), |&id| self[id].parent).take_while(has_parent)
-    }
-
-    /// Every place that was ever used, the vacant ones included: those hold nothing.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = NodeId> + use<> {
-        (0..u32::try_from(self.entries.len()).unwrap_or(u32::MAX)).map(NodeId::at)
-    }
-
-    /// What happened to a block of a node.
-    #[cold]
-    pub(crate) fn event(
-        &self,
-        books: &Books<'_>,
-        change: Change,
-        node: &Node,
-        piece: &Piece,
-    ) -> Event {
-        Event {
-            change,
-            block: Some(books.blocks.id(piece.slot)),
-            group: piece.group,
-            key: node.key,
-            parent: node.parent.map_or_else(Key::default, |parent| self[parent].key),
-            lo: piece.lo,
-            hi: piece.hi,
-        }
-    }
-
-    /// How many nodes there are, roots included.
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len() - self.vacant.len()
-    }
-}
-
-impl Index<NodeId> for Nodes {
-    type Output = Node;
-
-    fn index(&self, id: NodeId) -> &Node {
-        &self.entries[id.place() as usize]
-    }
-}
-
-impl IndexMut<NodeId> for Nodes {
-    fn index_mut(&mut self, id: NodeId) -> &mut Node {
-        &mut self.entries[id.place() as usize]
     }
 }

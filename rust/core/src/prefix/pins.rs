@@ -64,7 +64,7 @@ impl Index {
         for &end in &agent.ends {
             let Some(end) = self.ends.get(end) else { continue };
             let path = self.nodes.ancestry(end.node);
-            slots.extend(path.flat_map(|id| self.nodes[id].whole.iter().map(|whole| whole.slot)));
+            slots.extend(path.flat_map(|id| self.nodes.whole(id).iter().map(|whole| whole.slot)));
             slots.extend(&end.reads);
         }
         slots.sort_unstable_by_key(|slot| slot.0);

@@ -87,10 +87,8 @@ impl Index {
     }
 
     fn is_here(&self, id: NodeId, piece: &Piece) -> bool {
-        let node = &self.nodes[id];
-        let mut whole = node.whole.iter();
-        whole.any(|other| other.group == piece.group)
-            || node.part(piece.group, piece.lo, piece.hi).is_some()
+        self.nodes.whole_pieces(id).any(|other| other.group == piece.group)
+            || self.nodes.part(id, piece.group, piece.lo, piece.hi).is_some()
     }
 
     fn add_node(
@@ -116,21 +114,21 @@ impl Index {
             self.order.remove(shorter.place());
         }
         self.detach_whole(books, shorter);
-        let parts = std::mem::take(&mut self.nodes[shorter].parts);
+        let parts = std::mem::take(self.nodes.parts_mut(shorter));
         for piece in &parts {
             self.record(books, Change::Removed, shorter, piece);
             self.record(books, Change::Stored, id, piece);
             books.move_to(piece.slot, id);
         }
-        let ends = std::mem::take(&mut self.nodes[shorter].ends);
-        for &end in &ends {
-            if let Some(end) = self.ends.get_mut(end) {
+        let ends = self.nodes.take_ends(shorter);
+        for end_id in ends {
+            if let Some(end) = self.ends.get_mut(end_id) {
                 end.node = id;
             }
+            self.nodes.add_end(id, end_id);
         }
-        let owner = std::mem::take(&mut self.nodes[shorter].owner);
-        let node = &mut self.nodes[id];
-        (node.parts, node.ends, node.owner) = (parts, ends, owner);
+        *self.nodes.parts_mut(id) = parts;
+        self.nodes[id].owner = std::mem::take(&mut self.nodes[shorter].owner);
         self.nodes.cut(shorter);
     }
 
@@ -146,12 +144,12 @@ impl Index {
         let at = draft.n_tokens;
         let Some(&node) = path.last() else { return Err(Error::NoTokens) };
         let is_there = |id: &&EndId| self.ends.get(**id).is_some_and(|end| end.at == at);
-        let existing = self.nodes[node].ends.iter().find(is_there).copied();
+        let existing = self.nodes.ends(node).iter().find(is_there).copied();
         let id = existing.unwrap_or_else(|| {
             let reads = self.read_slots(path, at);
             for &slot in &reads {
                 let owner = books.node(slot).unwrap_or(node);
-                let mut parts = self.nodes[owner].parts.iter_mut();
+                let mut parts = self.nodes.parts_mut(owner).iter_mut();
                 if let Some(piece) = parts.find(|piece| piece.slot == slot) {
                     piece.readers += 1;
                 }
@@ -159,7 +157,7 @@ impl Index {
             let end =
                 End { root: draft.root, node, at, agents: smallvec![], kind, reads, last_use: 0 };
             let id = self.ends.enter(end);
-            self.nodes[node].ends.push(id);
+            self.nodes.add_end(node, id);
             if let Some(space) = self.space_mut(draft.root) {
                 space.n_ends += 1;
             }
@@ -172,7 +170,7 @@ impl Index {
     }
 
     fn supersede_old_ends(&mut self, path: &[NodeId]) {
-        let ends = path.iter().flat_map(|&id| self.nodes[id].ends.iter().copied());
+        let ends = path.iter().flat_map(|&id| self.nodes.ends(id).iter().copied());
         let at = |id: EndId| self.ends.get(id).filter(|end| end.kind != SYSTEM).map(|end| end.at);
         let mut ends: Vec<(u64, EndId)> = ends.filter_map(|id| Some((at(id)?, id))).collect();
         ends.sort_unstable();
@@ -201,7 +199,7 @@ impl Index {
             return;
         }
         let path: Vec<NodeId> = self.nodes.ancestry(node).collect();
-        let ends = path.iter().flat_map(|&id| self.nodes[id].ends.iter().copied());
+        let ends = path.iter().flat_map(|&id| self.nodes.ends(id).iter().copied());
         let is_covered = |id: &EndId| {
             let end = self.ends.get(*id);
             end.is_some_and(|end| end.at < at && end.agents.iter().all(|other| *other == agent))

@@ -1,0 +1,255 @@
+//! Finding nodes by their tokens: the path that a prompt has in common with the tree, and siblings that
+//! have something in common with it.
+
+use std::cmp::Ordering;
+use std::ops::Range;
+
+use crate::group::BLOCK;
+use crate::prefix::node::NodeId;
+use crate::prefix::nodes::Nodes;
+use crate::prefix::table::Width;
+use crate::tokens::TokenSlice;
+
+/// The most token blocks that are compared at once: little is read beyond a difference.
+const RUN_BLOCKS: usize = 16;
+
+impl Nodes {
+    /// The nodes whose full blocks are the beginning of `tokens`.
+    pub(crate) fn full_path(&self, top: NodeId, tokens: TokenSlice<'_>) -> Vec<NodeId> {
+        let n_blocks = tokens.len() / BLOCK;
+        let mut path = Vec::with_capacity(n_blocks);
+        let mut parent = top;
+        while path.len() < n_blocks {
+            let rest = tokens.slice(path.len() * BLOCK, n_blocks * BLOCK);
+            let run = self.run(parent, rest);
+            path.extend(run.clone().map(NodeId::at));
+            if run.is_empty() {
+                let Some(child) = self.child(parent, rest.slice(0, BLOCK)) else { break };
+                path.push(child);
+            }
+            parent = path[path.len() - 1];
+        }
+        path
+    }
+
+    /// The places of nodes that follow one another behind `parent`, each an only child and a
+    /// neighbour of the one before it, with the beginning of `tokens`.
+    fn run(&self, parent: NodeId, tokens: TokenSlice<'_>) -> Range<u32> {
+        let (Some(first), TokenSlice::Narrow(ids)) = (self[parent].only, tokens) else {
+            return 0..0;
+        };
+        let first = first.place();
+        let rows = self.tokens.behind(first);
+        let most = RUN_BLOCKS.min(rows.len() / BLOCK).min(ids.len() / BLOCK);
+        let mut n = 0;
+        for node in self.entries[first as usize..].iter().take(most) {
+            if !node.is_full() || node.width != Width::Narrow {
+                break;
+            }
+            n += 1;
+            if node.only.map(NodeId::place) != Some(first + n) {
+                break;
+            }
+        }
+        let len = n as usize * BLOCK;
+        let (mine, theirs) = (&rows[..len], &ids[..len]);
+        if mine != theirs {
+            n = 0;
+            for (mine, theirs) in mine.chunks(BLOCK).zip(theirs.chunks(BLOCK)) {
+                if mine != theirs {
+                    break;
+                }
+                n += 1;
+            }
+        }
+        first..first + n
+    }
+
+    /// The child whose tokens are exactly these.
+    #[inline]
+    fn child(&self, parent: NodeId, tokens: TokenSlice<'_>) -> Option<NodeId> {
+        let has = |&child: &NodeId| self.tokens(child) == tokens;
+        let node = &self[parent];
+        if !node.is_forked {
+            return node.only.filter(has);
+        }
+        let guess = self.forks.guess(parent, self.forks.hash(tokens)).filter(has);
+        let bisected = || self.children(parent).get(self.place(parent, tokens)).copied();
+        guess.or_else(|| bisected().filter(has))
+    }
+
+    /// The first place among the children whose tokens are not below these.
+    pub(super) fn place(&self, parent: NodeId, tokens: TokenSlice<'_>) -> usize {
+        self.children(parent)
+            .partition_point(|&child| self.tokens(child).compare(tokens).0 == Ordering::Less)
+    }
+
+    /// The child that has most in common with these tokens, and how many of them.
+    pub(crate) fn most_alike(
+        &self,
+        parent: NodeId,
+        tokens: TokenSlice<'_>,
+    ) -> Option<(NodeId, usize)> {
+        let children = self.children(parent);
+        let place = if children.len() < 2 { 0 } else { self.place(parent, tokens) };
+        let neighbours = children.get(place).into_iter();
+        let neighbours = neighbours.chain(place.checked_sub(1).and_then(|at| children.get(at)));
+        let common = |&child: &NodeId| (child, self.tokens(child).common(tokens));
+        neighbours.map(common).max_by_key(|&(_, common)| common)
+    }
+
+    /// The children that have more than `floor` tokens in common with these, and how many.
+    pub(crate) fn alike(
+        &self,
+        parent: NodeId,
+        tokens: TokenSlice<'_>,
+        floor: usize,
+    ) -> impl Iterator<Item = (NodeId, usize)> {
+        let children = self.children(parent);
+        let place = self.place(parent, tokens);
+        let common = move |&child: &NodeId| (child, self.tokens(child).common(tokens));
+        let near = move |&(_, common): &(NodeId, usize)| common > floor;
+        let behind = children[place..].iter().map(common).take_while(near);
+        behind.chain(children[..place].iter().rev().map(common).take_while(near))
+    }
+
+    /// The children that begin with these tokens.
+    pub(crate) fn longer(
+        &self,
+        parent: NodeId,
+        tokens: TokenSlice<'_>,
+    ) -> impl Iterator<Item = NodeId> {
+        let children = self.children(parent);
+        let begins = move |child: &NodeId| self.tokens(*child).slice(0, tokens.len()) == tokens;
+        children[self.place(parent, tokens)..].iter().copied().take_while(begins)
+    }
+
+    /// The child whose tokens are the beginning of these, without being all of them.
+    pub(crate) fn shorter(&self, parent: NodeId, tokens: TokenSlice<'_>) -> Option<NodeId> {
+        let before = self.place(parent, tokens).checked_sub(1)?;
+        let child = self.children(parent)[before];
+        let mine = self.tokens(child);
+        (mine.len() < tokens.len() && mine == tokens.slice(0, mine.len())).then_some(child)
+    }
+}
+
+/// Where among its siblings a child is; they are walked in strides, without a branch for each.
+pub(super) fn position(children: &[NodeId], child: NodeId) -> Option<usize> {
+    const STRIDE: usize = 32;
+    let n_here = |some: &[NodeId]| some.iter().filter(|&&other| other == child).count();
+    let first = children.chunks(STRIDE).position(|some| n_here(some) > 0)? * STRIDE;
+    let here = children[first..].iter().position(|&other| other == child)?;
+    Some(first + here)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::group::GroupId;
+    use crate::key::Key;
+    use crate::prefix::Root;
+    use crate::tokens::Tokens;
+
+    /// Numbers that nobody guesses.
+    struct Dice(u64);
+
+    impl Dice {
+        fn below(&mut self, n: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
+            usize::try_from(self.0 >> 33).unwrap() % n
+        }
+    }
+
+    /// Token blocks of four kinds, one of them with an id that is not narrow, of any length.
+    fn text(dice: &mut Dice, n_blocks: usize) -> Vec<i64> {
+        let block = |kind: usize| {
+            (0..BLOCK).map(move |at| match (kind, at) {
+                (3, 255) => -1,
+                (_, 200) => i64::try_from(kind % 3).unwrap(),
+                _ => 7,
+            })
+        };
+        (0..n_blocks)
+            .flat_map(|_| block(if dice.below(8) > 0 { 0 } else { dice.below(4) }))
+            .collect()
+    }
+
+    /// What a walk from child to child finds.
+    fn walked(nodes: &Nodes, top: NodeId, tokens: &[i64]) -> Vec<NodeId> {
+        let mut path = vec![top];
+        for block in tokens.chunks_exact(BLOCK) {
+            let has = |id: &&NodeId| nodes.tokens(**id).iter().eq(block.iter().copied());
+            let Some(&child) = nodes.children(path[path.len() - 1]).iter().find(has) else { break };
+            path.push(child);
+        }
+        path.split_off(1)
+    }
+
+    #[test]
+    fn a_path_is_what_a_walk_from_child_to_child_finds() {
+        let mut dice = Dice(1);
+        let mut nodes = Nodes::new(vec![GroupId(0)], 0);
+        let top = nodes.plant(Root::default(), Key::default());
+        let mut lengths = [0; 3];
+        for round in 0..400 {
+            let n_blocks = 1 + dice.below(40);
+            let ids = text(&mut dice, n_blocks);
+            let narrow: Tokens = ids.iter().copied().collect();
+            for tokens in [narrow, Tokens::Wide(ids.clone())] {
+                let path = nodes.full_path(top, tokens.all());
+                assert_eq!(path, walked(&nodes, top, &ids), "round {round}");
+                lengths[usize::from(!path.is_empty()) + usize::from(path.len() == n_blocks)] += 1;
+            }
+            let mut path = nodes.full_path(top, Tokens::Wide(ids.clone()).all());
+            if round % 3 == 2 {
+                while let Some(leaf) = path.pop().filter(|&id| nodes.children(id).is_empty()) {
+                    nodes.cut(leaf);
+                }
+                continue;
+            }
+            for block in ids.chunks_exact(BLOCK).skip(path.len()) {
+                let tokens = Tokens::Wide(block.to_vec());
+                let parent = path.last().copied().unwrap_or(top);
+                path.push(nodes.grow(parent, tokens.all(), Key::default()));
+            }
+        }
+        assert!(lengths.iter().all(|&n| n > 10), "{lengths:?}");
+    }
+
+    #[test]
+    fn a_wide_block_is_not_what_its_row_still_has() {
+        let mut nodes = Nodes::new(vec![GroupId(0)], 0);
+        let top = nodes.plant(Root::default(), Key::default());
+        let narrow: Tokens = (0..256).collect();
+        let wide: Tokens = (0..255).chain([-1]).collect();
+        let before = nodes.grow(top, narrow.all(), Key::default());
+        nodes.cut(before);
+        assert_eq!(nodes.grow(top, wide.all(), Key::default()), before);
+        assert_eq!(nodes.full_path(top, narrow.all()), []);
+        assert_eq!(nodes.full_path(top, wide.all()), [before]);
+    }
+
+    #[test]
+    fn all_that_forks_have_entered_goes_with_the_children() {
+        let mut nodes = Nodes::new(vec![GroupId(0)], 0);
+        let top = nodes.plant(Root::default(), Key::default());
+        let block = |n: i64| -> Tokens { (0..256).map(|at| at * n).collect() };
+        let children: Vec<NodeId> =
+            (0..100).map(|n| nodes.grow(top, block(n).all(), Key::default())).collect();
+        assert_eq!(nodes.forks.len(), 100);
+        for &child in &children[..99] {
+            assert_eq!(nodes.full_path(top, nodes.tokens(child)), [child]);
+            nodes.cut(child);
+        }
+        assert_eq!((nodes.forks.len(), nodes.children(top)), (0, &children[99..]));
+    }
+
+    #[test]
+    fn a_child_is_found_among_its_siblings_wherever_it_is() {
+        let ids: Vec<NodeId> = (0..100).map(NodeId::at).collect();
+        for at in [0, 1, 31, 32, 63, 64, 99] {
+            assert_eq!(position(&ids, ids[at]), Some(at));
+        }
+        assert_eq!((position(&ids[..99], ids[99]), position(&[], ids[0])), (None, None));
+    }
+}
