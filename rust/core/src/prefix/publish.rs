@@ -82,6 +82,8 @@ impl Index {
         }
         self.supersede_old_ends(&path);
         self.release_base(books, draft);
+        // Ends that were held in a shorter node may stand in a fuller one now, which nobody holds.
+        self.restore_ends(books);
         self.renew_pins(books);
         Ok(published)
     }

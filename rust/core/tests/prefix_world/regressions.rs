@@ -171,3 +171,19 @@ fn what_is_pinned_does_not_expire() {
         run(groups, 4000, &program);
     }
 }
+
+#[test]
+fn an_end_that_moved_to_a_fuller_node_while_it_was_held_may_go() {
+    let program = [
+        Op::Allocate { n: 5, group: 0 },
+        draft(0, prompt(1)),
+        Op::Allocate { n: 4, group: 0 },
+        PUBLISH,
+        hold(1),
+        Op::EvictBytes(1),
+        draft(0, prompt(2)),
+        PUBLISH,
+        draft(0, prompt(100)),
+    ];
+    run(&[GLOBAL, WINDOW], 5900, &program);
+}
