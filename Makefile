@@ -84,6 +84,8 @@ format: $(VENV)/.installed ## rewrite the sources in the house format
 bench: $(VENV)/.built ## criterion benches of the core, Python benches of the seam (benches/README.md)
 	cargo bench --package semantic-benches
 	$(BIN)/python project/experiments/exp_002/bench_allocation.py
+	$(BIN)/python project/experiments/exp_009/bench_seam.py
+	$(BIN)/python project/experiments/exp_011/bench_admit.py
 
 soak: $(VENV)/.built ## is --kv-memory kept under load, beside stock? SOAK_SECONDS=120 for each server
 	$(BIN)/python project/experiments/exp_006/soak.py --seconds $(SOAK_SECONDS) --out .soak

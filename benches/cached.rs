@@ -20,32 +20,66 @@ pub(crate) enum Agents {
     OnePerPath,
 }
 
-/// A pool of one unbounded group, full of cached paths of 128 token blocks.
+/// The layer groups of a model.
+#[derive(Clone, Copy)]
+pub(crate) enum Layers {
+    /// One group that keeps every position.
+    Global,
+    /// That, a window of 1,024 positions and a state.
+    Hybrid,
+}
+
+impl Layers {
+    /// The groups; only the first has blocks all along a path.
+    fn groups(self) -> Vec<GroupSpec> {
+        let group = |name: &str, reach, bytes_per_block| GroupSpec {
+            name: name.into(),
+            reach,
+            bytes_per_block,
+            max_blocks_per_agent: None,
+            arrays_per_block: 2,
+        };
+        let global = group("global", Reach::All, BLOCK_BYTES);
+        match self {
+            Self::Global => vec![global],
+            Self::Hybrid => vec![
+                global,
+                group("sliding_window", Reach::Window { size: 1024, keep: 0 }, BLOCK_BYTES),
+                group("state", Reach::State, BLOCK_BYTES),
+            ],
+        }
+    }
+
+    /// Bytes of a cached path: the window before its end takes four blocks, the state one.
+    fn path_bytes(self) -> u64 {
+        let ends = match self {
+            Self::Global => 0,
+            Self::Hybrid => 5,
+        };
+        (BLOCKS_PER_PATH + ends) * BLOCK_BYTES
+    }
+}
+
+/// A pool full of cached paths of 128 token blocks.
 pub(crate) struct Cached {
     memory: Memory,
     key: PoolKey,
     pub(crate) group: GroupId,
     pub(crate) root: Root,
+    layers: Layers,
     agents: Agents,
     pub(crate) n_paths: u64,
 }
 
 impl Cached {
-    pub(crate) fn new(blocks: u64, agents: Agents) -> Self {
-        let group = GroupSpec {
-            name: "global".into(),
-            reach: Reach::All,
-            bytes_per_block: BLOCK_BYTES,
-            max_blocks_per_agent: None,
-            arrays_per_block: 2,
-        };
+    pub(crate) fn new(blocks: u64, layers: Layers, agents: Agents) -> Self {
         let n_paths = blocks / BLOCKS_PER_PATH;
-        let mut memory = Memory::new(n_paths * BLOCKS_PER_PATH * BLOCK_BYTES).expect("a budget");
-        let key = memory.open(Terms::default(), vec![group], u64::MAX).expect("a pool");
+        let mut memory = Memory::new(n_paths * layers.path_bytes()).expect("a budget");
+        let key = memory.open(Terms::default(), layers.groups(), u64::MAX).expect("a pool");
         let mut pool = memory.pool(&key).expect("open");
         let group = pool.group("global").expect("the group");
         let root = pool.prefixes().open(Key::default(), KeyWidth::default());
-        let mut cached = Self { memory, key, group, root, agents, n_paths };
+        let mut cached = Self { memory, key, group, root, layers, agents, n_paths };
         for path in 0..n_paths {
             let draft = cached.draft(&Arc::new(prompt(path)), path);
             cached.publish(draft, path);
@@ -66,7 +100,7 @@ impl Cached {
 
     pub(crate) fn draft(&mut self, tokens: &Arc<Tokens>, path: u64) -> Draft {
         let (root, agent) = (self.root, self.agent(path));
-        let known = [vec![(0, tokens.len() as u64)]];
+        let known = vec![vec![(0, tokens.len() as u64)]; self.layers.groups().len()];
         let drafted = self.pool().prefixes().draft(root, tokens, &known, &agent);
         drafted.expect("an open root").expect("room")
     }

@@ -1,7 +1,7 @@
 //! What does a token block cost in the prefix index: to look up, to hold, to publish, to evict?
 //!
 //! Pools of 1,000 to 1,000,000 blocks that are cached without exception, in paths of 128 blocks,
-//! published by four agents and by one agent for each path.
+//! published by four agents and by one agent for each path; and a hybrid of 100,000.
 
 mod cached;
 
@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cached::{Agents, BLOCKS_PER_PATH, Cached, prompt, scattered};
+use cached::{Agents, BLOCKS_PER_PATH, Cached, Layers, prompt, scattered};
 use criterion::measurement::WallTime;
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
@@ -20,41 +20,44 @@ const BLOCKS: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
 /// Prompts that are asked for in turn: too many for the CPU's own caches, where the pool allows.
 const PROMPTS: u64 = 256;
 
-/// Time `call` for one prompt after the other, and call `after` untimed.
+/// Time `call` for one prompt after the other, each written anew before, and call `after` untimed.
 fn in_turn<T>(
     rounds: u64,
-    prompts: usize,
-    mut call: impl FnMut(usize) -> T,
+    prompts: &[Tokens],
+    mut call: impl FnMut(usize, &Tokens) -> T,
     mut after: impl FnMut(usize, T),
 ) -> Duration {
     let mut spent = Duration::ZERO;
-    for at in (0..prompts).cycle().take(usize::try_from(rounds).expect("few")) {
+    for at in (0..prompts.len()).cycle().take(usize::try_from(rounds).expect("few")) {
+        let tokens = black_box(prompts[at].clone());
         let start = Instant::now();
-        let out = black_box(call(at));
+        let out = black_box(call(at, &tokens));
         spent += start.elapsed();
         after(at, out);
     }
     spent
 }
 
-/// What a lookup has to read in any case: each prompt against a second copy of its tokens, in an
-/// allocation for each block.
+/// What a lookup has to read in any case: each prompt against a second copy of its tokens, among the
+/// tokens of all paths. As in a server, a prompt was written a moment ago.
 fn comparison(group: &mut BenchmarkGroup<'_, WallTime>, blocks: u64) {
     let paths = scattered(blocks / BLOCKS_PER_PATH, PROMPTS);
     let prompts: Vec<Tokens> = paths.iter().map(|&path| prompt(path)).collect();
-    let all = |path| match prompt(path) {
-        Tokens::Narrow(ids) => ids.chunks(256).map(<[u32]>::to_vec).collect::<Vec<_>>(),
-        Tokens::Wide(_) => Vec::new(),
-    };
-    let cached: Vec<Vec<Vec<u32>>> = (0..blocks / BLOCKS_PER_PATH).map(all).collect();
+    let path_tokens = usize::try_from(256 * BLOCKS_PER_PATH).expect("few");
+    let mut cached = Vec::with_capacity(usize::try_from(256 * blocks).expect("memory for them"));
+    for path in 0..blocks / BLOCKS_PER_PATH {
+        let Tokens::Narrow(ids) = prompt(path) else { continue };
+        cached.extend(ids);
+    }
     group.bench_function(BenchmarkId::new("bare comparison", blocks), |b| {
         b.iter_custom(|rounds| {
-            let compare = |at: usize| {
-                let Tokens::Narrow(ids) = &prompts[at] else { return 0 };
-                let path = &cached[usize::try_from(paths[at]).expect("few")];
-                path.iter().zip(ids.chunks(256)).filter(|(mine, theirs)| mine == theirs).count()
+            let compare = |at: usize, tokens: &Tokens| {
+                let Tokens::Narrow(ids) = tokens else { return 0 };
+                let path = usize::try_from(paths[at]).expect("few") * path_tokens;
+                let path = cached[path..path + path_tokens].chunks(256);
+                path.zip(ids.chunks(256)).filter(|(mine, theirs)| mine == theirs).count()
             };
-            in_turn(rounds, prompts.len(), compare, |_, equal| assert_eq!(equal, 128))
+            in_turn(rounds, &prompts, compare, |_, equal| assert_eq!(equal, 128))
         });
     });
 }
@@ -63,8 +66,9 @@ fn hashing(group: &mut BenchmarkGroup<'_, WallTime>) {
     let prompts: Vec<Tokens> = (0..16).map(prompt).collect();
     group.bench_function("hashing", |b| {
         b.iter_custom(|rounds| {
-            let chain = |at: usize| Key::default().chain(prompts[at].all(), KeyWidth::default());
-            in_turn(rounds, prompts.len(), chain, |_, keys| assert_eq!(keys.len(), 128))
+            let chain =
+                |_, tokens: &Tokens| Key::default().chain(tokens.all(), KeyWidth::default());
+            in_turn(rounds, &prompts, chain, |_, keys| assert_eq!(keys.len(), 128))
         });
     });
 }
@@ -77,11 +81,10 @@ fn hits(group: &mut BenchmarkGroup<'_, WallTime>, cached: &mut Cached, size: &st
             let root = cached.root;
             let mut pool = cached.pool();
             let prefixes = pool.prefixes();
-            let plan = |at: usize| {
-                let tokens = &prompts[at];
+            let plan = |_, tokens: &Tokens| {
                 prefixes.plan(root, tokens.all(), tokens.len() as u64).expect("an open root")
             };
-            in_turn(rounds, prompts.len(), plan, |_, plan| assert_eq!(plan.n_tokens, 32_768))
+            in_turn(rounds, &prompts, plan, |_, plan| assert_eq!(plan.n_tokens, 32_768))
         });
     });
     let agents: Vec<String> = paths.iter().map(|&path| cached.agent(path)).collect();
@@ -90,13 +93,12 @@ fn hits(group: &mut BenchmarkGroup<'_, WallTime>, cached: &mut Cached, size: &st
             let root = cached.root;
             let mut pool = cached.pool();
             let mut prefixes = pool.prefixes();
-            let turn = |at: usize| {
-                let tokens = prompts[at].all();
-                let hold = prefixes.hold(root, tokens, u64::MAX).expect("an open root");
+            let turn = |at: usize, tokens: &Tokens| {
+                let hold = prefixes.hold(root, tokens.all(), u64::MAX).expect("an open root");
                 prefixes.used(root, &hold.plan, &agents[at]);
                 prefixes.release(hold);
             };
-            in_turn(rounds, prompts.len(), turn, |_, ()| ())
+            in_turn(rounds, &prompts, turn, |_, ()| ())
         });
     });
 }
@@ -174,7 +176,7 @@ fn prefix(criterion: &mut Criterion) {
     for blocks in BLOCKS {
         for (agents, word) in [(Agents::Four, "4 agents"), (Agents::OnePerPath, "agent per path")] {
             let size = format!("{blocks}, {word}");
-            let mut cached = Cached::new(blocks, agents);
+            let mut cached = Cached::new(blocks, Layers::Global, agents);
             group.throughput(Throughput::Elements(BLOCKS_PER_PATH));
             hits(&mut group, &mut cached, &size);
             for call in [10, 128] {
@@ -185,6 +187,10 @@ fn prefix(criterion: &mut Criterion) {
         }
         comparison(&mut group, blocks);
     }
+    let mut hybrid = Cached::new(100_000, Layers::Hybrid, Agents::OnePerPath);
+    group.throughput(Throughput::Elements(BLOCKS_PER_PATH));
+    hits(&mut group, &mut hybrid, "100000, hybrid");
+    eviction(&mut group, &mut hybrid, "100000, hybrid", BLOCKS_PER_PATH);
     hashing(&mut group);
     group.finish();
 }

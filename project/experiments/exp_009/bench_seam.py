@@ -1,9 +1,10 @@
 """What does a pair of `allocate(10)` and `free` cost beside the least that C could do?
 
 The baseline is `baseline.c`: a stack of free slots and an owner for each, as a plain extension for
-this one interpreter. It is built into a temporary folder with the system's compiler. Both take
-turns, row by row, in one process, so that a busy moment of the machine meets both. With `--record`
-the rows replace those beside this script.
+this one interpreter. It is built into a temporary folder with the system's compiler. The peer is
+`peer.py`: block objects in a linked free queue, in plain Python. All take turns, row by row, in one
+process, so that a busy moment of the machine meets all of them. With `--record` the rows replace
+those beside this script.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter_ns
 from types import ModuleType
+from typing import TypeVar
+
+from peer import PeerPool
 
 from semantic.domain.services import BlockPool
 from semantic.testing.specs import dense_spec
@@ -32,8 +36,7 @@ PAIRS = 200
 BLOCKS = 1000
 HERE = Path(__file__).parent
 
-Allocate = Callable[[int], list[int]]
-Free = Callable[[list[int]], None]
+T = TypeVar("T")
 
 
 def build_baseline(folder: Path) -> ModuleType:
@@ -50,7 +53,9 @@ def build_baseline(folder: Path) -> ModuleType:
     return module
 
 
-def time_row(allocate: Callable[..., list[int]], free: Free, *arguments: object) -> float:
+def time_row(
+    allocate: Callable[..., list[T]], free: Callable[[list[T]], None], *arguments: object
+) -> float:
     """Nanoseconds per pair, over a row of them."""
     start = perf_counter_ns()
     for _ in range(PAIRS):
@@ -59,7 +64,7 @@ def time_row(allocate: Callable[..., list[int]], free: Free, *arguments: object)
 
 
 def measure(baseline: ModuleType, rounds: int, n: int) -> dict[str, list[float]]:
-    """Rows of both, in turn, with the pool empty and with another agent holding half of it."""
+    """Rows of all, in turn, with the pool empty and with another agent holding half of it."""
     slots = baseline.Slots(BLOCKS)
     empty, busy = (BlockPool(dense_spec(), total_blocks=BLOCKS) for _ in range(2))
     for pool in (empty, busy):
@@ -67,11 +72,13 @@ def measure(baseline: ModuleType, rounds: int, n: int) -> dict[str, list[float]]
     busy.allocate(BLOCKS // 2, "global", "other")
     busy.allocate(n, "global", "a1")
     slots.give(slots.take(BLOCKS, "a1"))
-    names = ("baseline", "ours", "ours, agent named", "ours, agent stays")
+    peer = PeerPool(BLOCKS)
+    names = ("baseline", "pure-Python peer", "ours", "ours, agent named", "ours, agent stays")
     rows: dict[str, list[float]] = {name: [] for name in names}
     gc.disable()
     for _ in range(rounds):
         rows["baseline"].append(time_row(slots.take, slots.give, n, "a1"))
+        rows["pure-Python peer"].append(time_row(peer.allocate, peer.free, n))
         rows["ours"].append(time_row(empty.allocate, empty.free, n))
         named = time_row(empty.allocate, empty.free, n, "global", "a1")
         rows["ours, agent named"].append(named)
