@@ -62,6 +62,29 @@ fn comparison(group: &mut BenchmarkGroup<'_, WallTime>, blocks: u64) {
     });
 }
 
+/// What a load costs whose address comes from the load before it, in 64 bytes for each block: the
+/// machine's floor for a step from node to node that nothing foresees.
+fn dependent_load(group: &mut BenchmarkGroup<'_, WallTime>, blocks: u64) {
+    let n = usize::try_from(blocks).expect("few");
+    // One cycle through all lines, by Sattolo's shuffle.
+    let mut lines: Vec<[usize; 8]> = (0..n).map(|at| [at; 8]).collect();
+    let mut state = 1_u64;
+    for at in (1..n).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let other = usize::try_from(state >> 33).expect("31 bits") % at;
+        lines.swap(at, other);
+    }
+    let mut at = 0;
+    group.bench_function(BenchmarkId::new("dependent load", blocks), |b| {
+        b.iter(|| {
+            for _ in 0..BLOCKS_PER_PATH {
+                at = lines[at][0];
+            }
+            at
+        });
+    });
+}
+
 fn hashing(group: &mut BenchmarkGroup<'_, WallTime>) {
     let prompts: Vec<Tokens> = (0..16).map(prompt).collect();
     group.bench_function("hashing", |b| {
@@ -186,6 +209,7 @@ fn prefix(criterion: &mut Criterion) {
             publication(&mut group, &mut cached, &size);
         }
         comparison(&mut group, blocks);
+        dependent_load(&mut group, blocks);
     }
     let mut hybrid = Cached::new(100_000, Layers::Hybrid, Agents::OnePerPath);
     group.throughput(Throughput::Elements(BLOCKS_PER_PATH));
