@@ -1,0 +1,74 @@
+"""Several processes on one folder: writing, reading, evicting, collecting, verifying, and killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from semantic import DiskStore
+from semantic.adapters.store.block_file import described
+from semantic.adapters.store.upkeep import verify
+from semantic.domain.native import BlockFile
+from semantic.domain.stored import NewBlock
+from tests.store_hammer import LIMIT, hammered, lying_at_once
+from tests.stored_blocks import blocks_of, found, read, sequence
+
+
+@pytest.mark.parametrize(
+    ("n_processes", "seconds"), [(3, 4.0), pytest.param(8, 120.0, marks=pytest.mark.slow)]
+)
+def test_b29_processes_share_a_folder_and_some_are_killed(
+    n_processes: int, seconds: float, tmp_path: Path
+) -> None:
+    seen = hammered(tmp_path, n_processes, seconds)
+    assert seen.exits == [0] * (n_processes - 1)
+    assert seen.killed
+    for what in ("turns", "written", "read", "kept", "forgotten", "collected", "verified"):
+        assert seen.done[what], what
+    # B31, on the disk itself; and the watch has seen a folder that is in use.
+    assert LIMIT // 4 < seen.most_bytes <= LIMIT
+    assert seen.looks > 20
+    # Whoever opens it next finds no trace of the dead, and nothing but whole blocks.
+    path = tmp_path / "store"
+    store = DiskStore(path, LIMIT, free_floor_bytes=0)
+    assert list((path / "tmp").iterdir()) == []
+    assert len(list((path / "owners").iterdir())) == 1
+    assert store.stats()["bytes"] == lying_at_once(path)
+    assert verify(store) == []
+    for seed in range(5):
+        n = found(store, sequence(seed, 5))
+        assert all(read(store, block) for block in blocks_of(sequence(seed, 5))[:n])
+    assert list((path / "aside").iterdir()) == []
+    store.close()
+
+
+def test_what_lies_in_a_folder_is_counted_wherever_it_lies(tmp_path: Path) -> None:
+    sizes = {"blocks/ab/ab1.safetensors": 7, "tmp/owner-1": 11, "aside/x": 13, ".import-y/z": 17}
+    for name in (*sizes, "catalogue.sqlite3-wal", "owners/o"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(sizes.get(name, 1000)))
+    assert lying_at_once(tmp_path) == sum(sizes.values())
+
+
+def test_what_goes_while_it_is_verified_is_not_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = (DiskStore(tmp_path, free_floor_bytes=0) for _ in range(2))
+    other.put(blocks_of(sequence(1, 2)), "a")
+    first, second = (str(block.name) for block in blocks_of(sequence(1, 2)))
+    known = store.catalogue.files()
+    # One comes and goes again while it is read; the other comes and stays.
+    monkeypatch.setattr(store.catalogue, "files", lambda: known - {first, second})
+
+    def described_and_gone(file: BlockFile) -> NewBlock | None:
+        block = described(file)
+        if block is not None and str(block.name) == second:
+            other.remove([second])
+        return block
+
+    monkeypatch.setattr("semantic.adapters.store.upkeep.described", described_and_gone)
+    assert verify(store) == []
+    assert (found(store, sequence(1, 2)), other.stats()["blocks"]) == (1, 1)
+    store.close()
+    other.close()
