@@ -1,4 +1,4 @@
-"""Several processes on one folder: writing, reading, evicting, collecting, verifying, and killed."""
+"""Processes on one folder: they write, read, evict, collect and verify, and some are killed."""
 
 from __future__ import annotations
 

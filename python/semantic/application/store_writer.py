@@ -73,7 +73,7 @@ class StoreWriter:
         self._clock = clock or SystemClock()
         self._jobs: deque[StoreJob] = deque()
         self._words: dict[Hashable, StoreJob] = {}
-        """Words that wait behind the last turn: only these can be joined without being said early."""
+        """Words that wait behind the last turn: joined with these, none is said too early."""
         self._changed = threading.Condition()
         self._running: StoreJob | None = None
         self._is_closing = False
@@ -122,7 +122,7 @@ class StoreWriter:
         return bool(turns)
 
     def forget(self, about: Hashable, timeout: float) -> bool:
-        """Give up all that waits about somebody, and let what is just being written come to its end.
+        """Give up all that waits about somebody, and let what is being written come to its end.
 
         Args:
             about: Whom; what is submitted later is not meant.
