@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -238,15 +237,15 @@ def _child(scene: Scene, path: Path, row: Row, shim: ctypes.CDLL, state: _State)
     except Exception as error:
         status = REFUSED if is_refusal(error) else RAISED
         if status == RAISED:
-            traceback.print_exc()
+            row.say(f"call {state.at}: {error!r}")
     finally:
         shim.fault_disarm()
     if store is not None:
         was = row.lost + row.wrong
         try:
             compared(store, scene.serves, row, "the same process")
-        except Exception:
-            traceback.print_exc()
+        except Exception as error:
+            row.say(f"call {state.at}, in the same process: {error!r}")
             return RAISED
         if row.lost + row.wrong > was:
             return LOST
@@ -302,8 +301,6 @@ class Trials:
             row.refused += status == REFUSED
             row.raised += status == RAISED
             row.lost += status == LOST
-            if status in (RAISED, LOST):
-                row.say(f"call {state.at}: exit {status}")
             when = f"call {state.at}, opened again"
             expected = self._scene.after[0 if status == DONE else 1]
             options = {"max_bytes": self._scene.max_bytes}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -220,19 +221,25 @@ def _without_permission(folder: Path) -> int:
             target = named(path, blocks_of(sequence(1, 1))[0]) if part == "a block" else path / part
             was = target.stat().st_mode
             target.chmod(mode)
-            try:
-                store = opened(path)
-                turn(store, sequence(2, 1), "a")
-                store.close()
-            except Exception as error:
-                if not is_refusal(error):
-                    row.raised += 1
-                    row.say(f"{part} {mode:o}: {error!r}")
+            _attempt(path, row, f"{part} {mode:o}")
             target.chmod(was)
             checked(path, Expected(there=((1, 1),), maybe=((2, 1),)), row, f"{part} {mode:o}")
     is_open = [file for file in folder.rglob("*") if file.stat().st_mode & 0o077]
     row.wrong += len(is_open)
     return bool(row.raised) | 2 * bool(row.lost) | 4 * bool(row.wrong)
+
+
+def _attempt(path: Path, row: Row, when: str) -> None:
+    """Open a store and write to it, which may be refused."""
+    with contextlib.ExitStack() as stack:
+        try:
+            store = opened(path)
+            stack.callback(store.close)
+            turn(store, sequence(2, 1), "a")
+        except Exception as error:
+            if not is_refusal(error):
+                row.raised += 1
+                row.say(f"{when}: {error!r}")
 
 
 def _clocks(folder: Path) -> Row:
