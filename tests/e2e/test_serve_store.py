@@ -132,7 +132,7 @@ def test_b27_killed_while_a_turn_waits_every_stored_prefix_is_right(
     _, api = serve(*options)
     answer = api.chat(*talk, max_tokens=4)
     assert cached_tokens(answer) > 500
-    _, stock = serve("--kv-memory", "1MB")
+    _, stock = serve("--prompt-cache-bytes", "1MB")
     assert text_of(answer) == text_of(stock.chat(*talk, max_tokens=4))
     assert is_sound(folder)
 

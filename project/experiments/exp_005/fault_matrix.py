@@ -1,6 +1,6 @@
 """Does a store ever serve a wrong block, or lose a sealed one?
 
-    python project/experiments/exp_005/fault_matrix.py [--record] [--quick] [--only calls]
+    python project/experiments/exp_005/fault_matrix.py [--record] [--quick] [--only PART]
 
 Faults for real: a library that is loaded before libc kills the process at a system call, or refuses
 that call; files are damaged on the disk; a tmpfs is full or read-only; processes are killed while
@@ -20,8 +20,9 @@ import shutil
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[2]), str(HERE)]
@@ -31,43 +32,55 @@ from faults.files import file_rows  # noqa: E402
 from faults.oracle import Row  # noqa: E402
 from faults.system import inside, process_rows, rust_rows, system_rows  # noqa: E402
 
+_PARTS = ("rust", "calls", "files", "system", "processes")
 _COLUMNS = ("fault", "where", "tried", "refused", "wrong", "lost", "left", "raised", "note")
 
 
-def _rows(folder: Path, args: argparse.Namespace) -> Iterator[Row]:
+def _parts(folder: Path, args: argparse.Namespace) -> dict[str, Callable[[], Iterator[Row]]]:
     stride = 11 if args.quick else 1
-    parts = {
+    return {
         "rust": lambda: rust_rows(100 if args.quick else 10_000),
         "calls": lambda: call_rows(folder / "calls", stride, args.scene),
         "files": lambda: file_rows(folder / "files", stride),
         "system": lambda: system_rows(folder, stride),
         "processes": lambda: process_rows(folder / "processes", 6 if args.quick else 120),
     }
-    for name, part in parts.items():
-        if not args.only or name in args.only:
-            yield from part()
 
 
-def _table(rows: list[Row]) -> str:
-    """The matrix as in the note: one line for each fault, places and notes left to the CSV."""
-    lines = [
-        "| fault | while | tried | wrong | lost | left | raised |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        counts = (row.tried, row.wrong, row.lost, row.left, row.raised)
-        lines.append(f"| {row.fault} | {row.where} | {' | '.join(f'{n:,}' for n in counts)} |")
-    total = [sum(getattr(row, name) for row in rows) for name in ("tried", "wrong", "lost", "left")]
-    total.append(sum(row.raised for row in rows))
-    lines.append(f"| **all** | | {' | '.join(f'**{n:,}**' for n in total)} |")
-    return "\n".join(lines)
+def _table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The matrix as in the note; notes are left to the CSV."""
+    counts = ("tried", "wrong", "lost", "left", "raised")
+    head = ("fault", "while", *counts)
+    table = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for line in lines:
+        numbers = " | ".join(f"{int(line[name]):,}" for name in counts)
+        table.append(f"| {line['fault']} | {line['where']} | {numbers} |")
+    totals = " | ".join(f"**{sum(int(line[name]) for line in lines):,}**" for name in counts)
+    return "\n".join([*table, f"| **all** | | {totals} |"])
+
+
+def _recorded(new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write the rows; parts that were not run stay as they are."""
+    path = HERE / "faults.csv"
+    old: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            old = list(csv.DictReader(file))
+    parts = {line["part"] for line in new}
+    lines = [line for line in old if line["part"] not in parts] + new
+    lines.sort(key=lambda line: _PARTS.index(line["part"]))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ("part", *_COLUMNS))
+        writer.writeheader()
+        writer.writerows(lines)
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/fault-matrix"))
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", action="append", help="rust, calls, files, system, processes")
+    parser.add_argument("--only", action="append", choices=_PARTS)
     parser.add_argument("--scene", default="", help="of the calls: only those whose name has this")
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
@@ -76,25 +89,26 @@ def main() -> None:
     if args.inside:
         inside(args.inside, args.folder)
         return
-    if not args.only or "calls" in args.only:
+    wanted = args.only or _PARTS
+    if "calls" in wanted:
         preloaded()
     shutil.rmtree(args.folder, ignore_errors=True)
     args.folder.mkdir(parents=True)
-    rows = []
+    lines: list[dict[str, Any]] = []
     start = time.monotonic()
-    for row in _rows(args.folder, args):
-        rows.append(row)
-        counts = ", ".join(f"{name} {getattr(row, name)}" for name in _COLUMNS[2:8])
-        print(f"{time.monotonic() - start:5.0f} s  {row.fault}, {row.where}: {counts}", flush=True)
+    for part, rows in _parts(args.folder, args).items():
+        for row in rows() if part in wanted else ():
+            line = {"part": part, **{name: getattr(row, name) for name in _COLUMNS}}
+            lines.append(line)
+            counts = ", ".join(f"{name} {line[name]}" for name in _COLUMNS[2:8])
+            print(
+                f"{time.monotonic() - start:5.0f} s  {row.fault}, {row.where}: {counts}", flush=True
+            )
     shutil.rmtree(args.folder)
     print(f"\n{platform.platform()}, Python {platform.python_version()}, SQLite", end=" ")
-    print(f"{sqlite3.sqlite_version}, {time.monotonic() - start:.0f} s\n\n{_table(rows)}")
-    if args.record:
-        with (HERE / "faults.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(_COLUMNS)
-            writer.writerows([getattr(row, name) for name in _COLUMNS] for row in rows)
-    if any(row.wrong or row.lost or row.left or row.raised for row in rows):
+    print(f"{sqlite3.sqlite_version}, {time.monotonic() - start:.0f} s\n")
+    print(_table(_recorded(lines) if args.record else lines))
+    if any(line[name] for line in lines for name in ("wrong", "lost", "left", "raised")):
         raise SystemExit(1)
 
 

@@ -245,6 +245,8 @@ def _child(scene: Scene, path: Path, row: Row, shim: ctypes.CDLL, state: _State)
         try:
             compared(store, scene.serves, row, "the same process")
         except Exception as error:
+            if is_refusal(error):
+                return REFUSED  # a miss, until the store is opened again
             row.say(f"call {state.at}, in the same process: {error!r}")
             return RAISED
         if row.lost + row.wrong > was:
