@@ -5,8 +5,9 @@
 Each load is in a process of its own. One that has just begun has no memory that was used before, as
 after a restart: `first` is its first load, and `again` one into memory that the first has given
 back. Both evaluate, and keep all that they load in the arrays' own memory; the store verifies its
-checksums on the way. The two take turns in going first; ratios are within a round. Processor
-seconds tell work from waiting.
+checksums on the way. `filled` is the store again, into arrays that MLX has filled with zeros on its
+own device. They take turns in going first; ratios to mlx are within a round. Processor seconds tell
+work from waiting.
 """
 
 from __future__ import annotations
@@ -22,19 +23,35 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import bench_store
 import mlx.core as mx
 from bench_store import GROUP, blocks_of, data_of, load, mlx_load, mlx_save
 
 from semantic import DiskStore
+from semantic.adapters.mlx.block_memory import MlxBlockMemory
+from semantic.domain.block_bytes import TensorBytes
 
 HERE = Path(__file__).parent
 LOADS = ("first", "again")
+KINDS = ("store", "filled", "mlx")
+
+
+class Filled(MlxBlockMemory):
+    """Memory that is filled before it is read into."""
+
+    def fresh(self, tensors: Sequence[TensorBytes]) -> tuple[dict[str, object], Any]:
+        data: dict[str, object] = {
+            tensor.name: mx.zeros(tensor.memory_shape, dtype=getattr(mx, tensor.dtype))
+            for tensor in tensors
+        }
+        mx.eval(data)
+        return data, self.memory_of(data, tensors)
 
 
 def measured(work: Callable[[], object]) -> dict[str, float]:
@@ -59,10 +76,15 @@ def child(what: str, folder: Path, n_blocks: int, n_readers: int) -> None:
         mx.zeros(1), mx.zeros(1, stream=mx.cpu), mx.load(str(folder / "plain/small.safetensors"))
     )
     list(bench_store.READERS.map(abs, range(n_readers)))
-    work = {
-        "store": lambda: load(store, blocks),
-        "mlx": lambda: mlx_load(folder / "plain", n_blocks),
-    }[what]
+    if what == "filled":
+        bench_store.MEMORY = Filled()
+
+    def work() -> None:
+        if what == "mlx":
+            mlx_load(folder / "plain", n_blocks)
+        else:
+            load(store, blocks)
+
     print(json.dumps({name: measured(work) for name in LOADS}))
     store.close()
 
@@ -75,7 +97,7 @@ def main() -> None:
     parser.add_argument("--readers", type=int, default=min(8, os.cpu_count() or 1))
     parser.add_argument("--name", default="warm", help="of the recorded file")
     parser.add_argument("--record", action="store_true")
-    parser.add_argument("--child", choices=["store", "mlx"])
+    parser.add_argument("--child", choices=KINDS)
     args = parser.parse_args()
     if args.child:
         child(args.child, args.folder, args.blocks, args.readers)
@@ -92,7 +114,7 @@ def main() -> None:
     gigabytes = args.blocks * GROUP.bytes_per_block / 1e9
     rows = []
     for number in range(args.rounds):
-        for what in ("store", "mlx")[:: 1 if number % 2 else -1]:
+        for what in KINDS[:: 1 if number % 2 else -1]:
             command = [sys.executable, __file__, "--child", what]
             for name in ("folder", "blocks", "readers"):
                 command += [f"--{name}", str(getattr(args, name))]
@@ -110,32 +132,9 @@ def main() -> None:
     for name in LOADS:
         by = {
             what: [row for row in rows if (row["load"], row["what"]) == (name, what)]
-            for what in ("store", "mlx")
+            for what in KINDS
         }
-        pairs = list(zip(by["mlx"], by["store"], strict=True))
-        ratios = sorted(mlx["seconds"] / ours["seconds"] for mlx, ours in pairs)
-        cpu = [_cpu(mlx) / _cpu(ours) for mlx, ours in pairs]
-        summary[name] = {
-            "ratio": {
-                "median": statistics.median(ratios),
-                "low": ratios[0],
-                "high": ratios[-1],
-                "of_processor_seconds": statistics.median(cpu),
-            },
-            **{
-                what: {
-                    "gigabytes_per_second": gigabytes
-                    / statistics.median(row["seconds"] for row in found),
-                    "processor_seconds_per_gigabyte": statistics.median(_cpu(row) for row in found)
-                    / gigabytes,
-                    "page_faults_per_gigabyte": statistics.median(
-                        row["page_faults"] for row in found
-                    )
-                    / gigabytes,
-                }
-                for what, found in by.items()
-            },
-        }
+        summary[name] = {what: _summary(found, by["mlx"], gigabytes) for what, found in by.items()}
     print(json.dumps(summary, indent=1))
     if args.record:
         (HERE / f"{args.name}.json").write_text(json.dumps(summary, indent=1) + "\n")
@@ -144,6 +143,23 @@ def main() -> None:
             writer.writeheader()
             writer.writerows(rows)
     shutil.rmtree(args.folder)
+
+
+def _summary(
+    found: list[dict[str, Any]], mlx: list[dict[str, Any]], gigabytes: float
+) -> dict[str, float]:
+    ratios = [other["seconds"] / row["seconds"] for row, other in zip(found, mlx, strict=True)]
+    cpu = [_cpu(other) / _cpu(row) for row, other in zip(found, mlx, strict=True)]
+    return {
+        "gigabytes_per_second": gigabytes / statistics.median(row["seconds"] for row in found),
+        "times_mlx": statistics.median(ratios),
+        "times_mlx_low": min(ratios),
+        "times_mlx_high": max(ratios),
+        "times_mlx_per_processor_second": statistics.median(cpu),
+        "processor_seconds_per_gigabyte": statistics.median(map(_cpu, found)) / gigabytes,
+        "page_faults_per_gigabyte": statistics.median(row["page_faults"] for row in found)
+        / gigabytes,
+    }
 
 
 def _cpu(row: dict[str, float]) -> float:

@@ -40,7 +40,7 @@ def _parts(folder: Path, args: argparse.Namespace) -> dict[str, Callable[[], Ite
     stride = 11 if args.quick else 1
     return {
         "rust": lambda: rust_rows(100 if args.quick else 10_000),
-        "calls": lambda: call_rows(folder / "calls", stride, args.scene),
+        "calls": lambda: call_rows(folder / "calls", stride, args.scene, args.kind),
         "files": lambda: file_rows(folder / "files", stride),
         "system": lambda: system_rows(folder, stride),
         "processes": lambda: process_rows(folder / "processes", 6 if args.quick else 120),
@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", action="append", choices=_PARTS)
     parser.add_argument("--scene", default="", help="of the calls: only those whose name has this")
+    parser.add_argument("--kind", default="", help="of the calls: only what goes wrong like this")
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -274,9 +274,11 @@ class Trials:
         """Remove the folder."""
         shutil.rmtree(self._template)
 
-    def rows(self, stride: int) -> Iterator[Row]:
-        """Every kind of fault, at every `stride`-th call."""
+    def rows(self, stride: int, only: str) -> Iterator[Row]:
+        """Every kind of fault whose name has `only`, at every `stride`-th call."""
         for fault, (kind, error, which) in KINDS.items():
+            if only not in fault:
+                continue
             row = Row(fault, self._scene.name)
             at = 1
             while self._one(row, _State(at, kind, error, which)):
@@ -311,10 +313,10 @@ class Trials:
         return bool(self._state.fired)
 
 
-def call_rows(folder: Path, stride: int, only: str) -> Iterator[Row]:
-    """Every scene whose name has `only`, with every kind of fault at every `stride`-th call."""
+def call_rows(folder: Path, stride: int, scene_name: str, kind: str) -> Iterator[Row]:
+    """Every scene and kind whose names have these words, at every `stride`-th call."""
     for scene in SCENES:
-        if only in scene.name:
+        if scene_name in scene.name:
             trials = Trials(scene, folder)
-            yield from trials.rows(stride)
+            yield from trials.rows(stride, kind)
             trials.close()
