@@ -150,6 +150,13 @@ def _reads(store: DiskStore) -> None:
             read(store, block)
 
 
+def _pinned(path: Path) -> tuple[DiskStore, Callable[[], object]]:
+    """What cannot be removed stays, and something else goes for it; nothing that is pinned."""
+    store = opened(path, max_bytes=FOUR_FILES)
+    store.regard(ROOT, "b", is_pinned=True)
+    return store, lambda: turn(store, sequence(3, 2), "c")
+
+
 BOTH = ((1, 2), (2, 2))
 FOUR_FILES = 4 * FILE_BYTES
 
@@ -164,7 +171,7 @@ SCENES = [
     Scene(
         "evict and put",
         lambda path: _two_agents(path, max_bytes=FOUR_FILES),
-        _begun(lambda store: turn(store, sequence(3, 2), "c"), max_bytes=FOUR_FILES),
+        _pinned,
         (
             Expected(there=((2, 2), (3, 2)), maybe=((1, 2),)),
             Expected(there=((2, 2),), maybe=((1, 2), (3, 2))),
