@@ -132,7 +132,7 @@ fn changed(sealed: &[u8], change: &Change) {
     });
     match read {
         // Where there is nothing to read, nobody looks at what follows it.
-        Ok(n_bytes) if n_bytes == 0 => refused(&open(&disk).expect_err("no block has no bytes")),
+        Ok(0) => refused(&open(&disk).expect_err("no block has no bytes")),
         Ok(_) => panic!("a change was not seen"),
         Err(error) => assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}"),
     }
