@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from semantic import DiskStore
 from semantic.adapters.store.block_file import described
+from semantic.adapters.store.recovery import Recovery
+from semantic.adapters.store.soundness import Soundness
 from semantic.adapters.store.upkeep import verify
 from semantic.domain.native import BlockFile
 from semantic.domain.stored import NewBlock
 from tests.store_hammer import LIMIT, hammered, lying_at_once
-from tests.stored_blocks import blocks_of, found, read, sequence
+from tests.stored_blocks import blocks_of, found, read, sequence, turn
 
 
 @pytest.mark.parametrize(
@@ -70,5 +73,55 @@ def test_what_goes_while_it_is_verified_is_not_bad(
     monkeypatch.setattr("semantic.adapters.store.upkeep.described", described_and_gone)
     assert verify(store) == []
     assert (found(store, sequence(1, 2)), other.stats()["blocks"]) == (1, 1)
+    store.close()
+    other.close()
+
+
+def test_what_others_write_meanwhile_is_no_wrong_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = (DiskStore(tmp_path, free_floor_bytes=0) for _ in range(2))
+    read_rows = store.catalogue.database.read
+    seeds = iter(range(1, 100))
+
+    def read_and_written(*arguments: Any) -> Any:
+        rows = read_rows(*arguments)
+        turn(other, sequence(next(seeds), 1), "a")
+        return rows
+
+    monkeypatch.setattr(store.catalogue.database, "read", read_and_written)
+    assert Soundness(store.catalogue, store.veil).is_sum_right()
+    assert next(seeds) > 1
+    store.close()
+    other.close()
+
+
+def test_a_file_that_goes_and_comes_again_keeps_its_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = (DiskStore(tmp_path, free_floor_bytes=0) for _ in range(2))
+    tokens = sequence(1, 2)
+    turn(other, tokens, "a")
+    # The count is wrong, and while it is made right another process evicts and writes.
+    monkeypatch.setattr(Soundness, "is_sum_right", lambda _: False)
+    count_again = Soundness.count_again
+
+    def written_again(self: Soundness, sizes: dict[str, int]) -> None:
+        turn(other, tokens, "a")
+        count_again(self, sizes)
+
+    monkeypatch.setattr(Soundness, "count_again", written_again)
+    size = Recovery._size
+
+    def gone(self: Recovery, file: str) -> int:
+        other.remove([file])
+        return size(self, file)
+
+    monkeypatch.setattr(Recovery, "_size", gone)
+    store.recover()
+    monkeypatch.undo()
+    assert store.stats()["blocks"] == 2
+    assert store.stats()["bytes"] == lying_at_once(tmp_path)
+    assert verify(store) == []
     store.close()
     other.close()
