@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +128,23 @@ def test_a_file_that_goes_and_comes_again_keeps_its_bytes(
     assert verify(store) == []
     store.close()
     other.close()
+
+
+def test_what_is_asked_does_not_wait_for_what_is_written(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path, free_floor_bytes=0)
+    turn(store, sequence(1, 1), "a")
+    another = sqlite3.connect(tmp_path / "catalogue.sqlite3", isolation_level=None)
+    another.execute("BEGIN IMMEDIATE")
+    writer = threading.Thread(target=turn, args=(store, sequence(2, 1), "a"))
+    writer.start()
+    time.sleep(0.1)
+    start = time.monotonic()
+    assert (found(store, sequence(1, 1)), store.stats()["blocks"]) == (1, 1)
+    assert read(store, blocks_of(sequence(1, 1))[0])
+    assert time.monotonic() - start < 5
+    assert writer.is_alive()
+    another.execute("ROLLBACK")
+    another.close()
+    writer.join(30)
+    assert found(store, sequence(2, 1)) == 1
+    store.close()
