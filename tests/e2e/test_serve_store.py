@@ -171,7 +171,7 @@ def test_b29_a_second_server_shares_what_the_first_has_stored_within_a_second(
         one.chat(*question, max_tokens=1)
         until(lambda: not stored(one)["waiting"])
         start, blocks = time.monotonic(), stored(one)["blocks"]
-        until(lambda blocks=blocks: stored(other)["blocks"] == blocks)
+        until(lambda blocks=blocks: stored(other)["blocks"] >= blocks)
         seconds.append(time.monotonic() - start)
         assert cached_tokens(other.chat(*question, max_tokens=1)) > 500
     assert statistics.median(seconds) < 1

@@ -2,10 +2,9 @@
 
     python project/experiments/exp_005/bench_opening.py --folder /dev/shm/bench-opening [--record]
 
-Stores of so many real blocks of 256 bytes; the page cache is warm. `linked` has a million names of
-one file, and a catalogue that knows them all: opening compares the two and reads no file, so it is
-opened as a real one is; only its catalogue cannot be made again from it. What is extrapolated to a
-million is said by the note, not measured.
+Stores of so many real blocks of 256 bytes; the page cache is warm. `linked` has so many names of one
+file, and a catalogue that knows them all: opening compares the two and reads no file, so it is
+opened as a real one is; only its catalogue cannot be made again from it.
 """
 
 from __future__ import annotations
@@ -83,8 +82,8 @@ def linked(path: Path, n_blocks: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm/bench-opening"))
-    parser.add_argument("--blocks", type=int, nargs="+", default=[1, 100, 10_000, 50_000])
-    parser.add_argument("--linked", type=int, default=1_000_000)
+    parser.add_argument("--blocks", type=int, nargs="+", default=[1, 100, 1_000, 10_000])
+    parser.add_argument("--linked", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--record", action="store_true")
     args = parser.parse_args()
