@@ -2,8 +2,8 @@
 
     python project/experiments/exp_005/bench_opening.py --folder /dev/shm/bench-opening [--record]
 
-Stores of so many real blocks of 256 bytes; the page cache is warm. `linked` has so many names of one
-file, and a catalogue that knows them all: opening compares the two and reads no file, so it is
+Stores of so many real blocks of 256 bytes; the page cache is warm. `linked` has so many names of
+one file, and a catalogue that knows them all: opening compares the two and reads no file, so it is
 opened as a real one is; only its catalogue cannot be made again from it.
 """
 
