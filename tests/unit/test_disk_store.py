@@ -8,7 +8,6 @@ import os
 import signal
 import sqlite3
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -191,67 +190,6 @@ def test_forgetting_an_agent_removes_what_only_it_has_used(tmp_path: Path) -> No
     assert not any(there(store, blocks_of(mine)))
     assert store.forget(ROOT, "b") == 2
     assert disk_bytes(tmp_path) == 0
-    store.close()
-
-
-def hammer(path: str, seed: int, seconds: float) -> None:
-    """Write, read and use, as one of several processes on a folder that is too small for all."""
-    store = opened(Path(path), max_bytes=20 * (BLOCK_BYTES + 8192))
-    end = time.monotonic() + seconds
-    turn = 0
-    while time.monotonic() < end:
-        turn += 1
-        tokens = sequence((seed + turn) % 5, 1 + turn % 5)
-        blocks = blocks_of(tokens)
-        store.put(blocks, f"agent-{seed}")
-        for block in blocks:
-            read(store, block)
-        store.used(ROOT, TokenIds(tokens).keys(ROOT), f"agent-{seed}")
-        # One transaction; files cannot be counted at one moment while others come and go.
-        assert store.stats()["bytes"] <= 20 * (BLOCK_BYTES + 8192)
-        if turn % 7 == 0:
-            store.forget(ROOT, f"agent-{seed}")
-    store.close()
-    os._exit(0)
-
-
-@pytest.mark.parametrize(
-    ("n_processes", "seconds"), [(3, 3.0), pytest.param(8, 60.0, marks=pytest.mark.slow)]
-)
-def test_b29_processes_share_a_folder_and_some_are_killed(
-    n_processes: int, seconds: float, tmp_path: Path
-) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    opened(tmp_path).close()
-
-    def start(seed: int, for_seconds: float) -> Any:
-        process = spawn.Process(target=hammer, args=(str(tmp_path), seed, for_seconds))
-        process.start()
-        return process
-
-    steady = [start(seed, seconds) for seed in range(n_processes - 1)]
-    end = time.monotonic() + seconds
-    killed = 0
-    while time.monotonic() < end:
-        victim = start(100 + killed, 60)
-        time.sleep(1.0 + 0.13 * (killed % 5))
-        os.kill(victim.pid, signal.SIGKILL)
-        victim.join()
-        killed += 1
-    for process in steady:
-        process.join(60)
-    assert [process.exitcode for process in steady] == [0] * len(steady)
-    assert killed
-    # Whoever opens it next finds no trace of the dead, and nothing but whole blocks.
-    store = opened(tmp_path)
-    assert list((tmp_path / "tmp").iterdir()) == []
-    assert len(list((tmp_path / "owners").iterdir())) == 1
-    assert store.stats()["bytes"] == disk_bytes(tmp_path)
-    for seed in range(5):
-        blocks = blocks_of(sequence(seed, 5))
-        n = found(store, sequence(seed, 5))
-        assert there(store, blocks)[:n] == [True] * n
-    assert list((tmp_path / "aside").iterdir()) == []
     store.close()
 
 

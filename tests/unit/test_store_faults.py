@@ -186,3 +186,22 @@ def test_b30_what_may_not_be_written_is_said(tmp_path: Path) -> None:
     else:
         # Root may write whatever it likes; in a namespace that knows no root it may not.
         _python(["unshare", "--user"], write_what_may_not_be_written, tmp_path)
+
+
+@pytest.mark.parametrize("scene", ["put", "import"])
+def test_b27_killed_at_a_system_call_nothing_is_wrong_or_lost(scene: str, tmp_path: Path) -> None:
+    if shutil.which("cc") is None or sys.platform != "linux":
+        pytest.skip("what makes calls fail is loaded before Linux's libc, and has to be compiled")
+    script = ROOT_FOLDER / "project/experiments/exp_005/fault_matrix.py"
+    what = ["--only", "calls", "--kind", "killed", "--scene", scene, "--quick"]
+    done = subprocess.run(
+        [sys.executable, str(script), *what, "--folder", str(tmp_path / "matrix")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    total = done.stdout.splitlines()[-1]
+    tried = int(total.replace("*", "").replace(",", "").split("|")[3])
+    assert tried > 8, total

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from semantic.application.sealed_blocks import Hold, SealedBlocks
+from semantic.application.store_writer import StoreJob
 from semantic.domain.block_bytes import TensorBytes
 from semantic.domain.layer_group import BLOCK_TOKENS
 from semantic.domain.native import TokenIds
+from semantic.domain.policy import Hint, Priority
 from semantic.domain.reports import RowSpan
 from semantic.domain.stored import BlockName, NewBlock
 from semantic.domain.value_objects import ModelCacheSpec
@@ -30,16 +32,59 @@ class SavedSpan:
 
 
 class Told:
-    """Something that is said to the store, and costs no memory.
+    """Something that is said to the store of one agent, and costs no memory; see `StoreJob`.
 
     Args:
-        run: Says it.
+        root: The root of the namespace.
+        agent_id: The agent.
+        used: Token blocks that it uses.
+        hint: What is known of its next request; None: nothing new, and so for the others.
+        priority: How much it matters.
+        is_pinned: Whether nothing of it goes.
     """
 
     holds_blocks = False
 
-    def __init__(self, run: Callable[[BlockStore], None]) -> None:
-        self.run = run
+    def __init__(
+        self,
+        root: bytes,
+        agent_id: str,
+        used: Sequence[bytes] = (),
+        *,
+        hint: Hint | None = None,
+        priority: Priority | None = None,
+        is_pinned: bool | None = None,
+    ) -> None:
+        self.about = root, agent_id
+        self._used = tuple(used)
+        self._hint = hint
+        self._priority = priority
+        self._is_pinned = is_pinned
+
+    def join(self, later: StoreJob) -> bool:
+        """Say what a later word about the same agent says too: what was said last counts."""
+        if not isinstance(later, Told) or later.about != self.about:
+            return False
+        self._used = tuple(dict.fromkeys((*self._used, *later._used)))
+        self._hint = self._hint if later._hint is None else later._hint
+        self._priority = self._priority if later._priority is None else later._priority
+        self._is_pinned = self._is_pinned if later._is_pinned is None else later._is_pinned
+        return True
+
+    def run(self, store: BlockStore) -> None:
+        """Say it."""
+        root, agent_id = self.about
+        said = (self._hint, self._priority, self._is_pinned)
+        if said != (None, None, None):
+            store.regard(
+                root,
+                agent_id,
+                hint=self._hint,
+                priority=self._priority,
+                is_pinned=self._is_pinned,
+            )
+        if self._used:
+            store.used(root, self._used, agent_id)
 
     def release(self) -> None:
         """Nothing is held."""
@@ -74,6 +119,15 @@ class SavedTurn:
         self._agent_id = agent_id
         self._hold = hold
         self._spans = sorted(spans, key=lambda span: span.rows.lo)
+
+    @property
+    def about(self) -> tuple[bytes, str]:
+        """The namespace and the agent."""
+        return self._sealed.root, self._agent_id
+
+    def join(self, later: StoreJob) -> bool:
+        """Each turn is written on its own: False."""
+        return False
 
     def run(self, store: BlockStore) -> None:
         """Write what is not stored yet, heads before tails, and say that all of it was used."""

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 from semantic.application.counters import Counters
 from semantic.application.saved_turn import SavedSpan, SavedTurn, Told
@@ -33,6 +31,9 @@ _FETCHES = 3
 """How often a hit is looked for when blocks vanish while they are read."""
 
 _MOST_READERS = 8
+
+_FORGET_SECONDS = 60.0
+"""How long forgetting waits for a turn of the agent that is just being written."""
 
 
 class StoreTier:
@@ -115,14 +116,10 @@ class StoreTier:
             if publication.end is not None:
                 self.sealed.settle(publication.end, agent_id)
             used = {node.key for _, read in hit.blocks for _, node, _ in read}
-            self.writer.submit(Told(partial(self._is_back, list(used), agent_id)))
+            self.writer.submit(Told(self.root, agent_id, list(used), hint="active"))
             self._loaded_tokens += max(0, publication.report.published_tokens - cached_tokens)
             return publication.report.published_tokens > cached_tokens
         return False
-
-    def _is_back(self, keys: Sequence[bytes], agent_id: str, store: BlockStore) -> None:
-        store.regard(self.root, agent_id, hint="active")
-        store.used(self.root, keys, agent_id)
 
     # To the store ------------------------------------------------------------------------------
 
@@ -165,8 +162,8 @@ class StoreTier:
         """Have the store told how an agent's blocks stand, behind what is done meanwhile."""
         if hint == "ended":
             self._ended.add(agent_id)
-        said = partial(_regard, self.root, agent_id, hint, priority, is_pinned)
-        self.writer.submit(Told(said))
+        said = Told(self.root, agent_id, hint=hint, priority=priority, is_pinned=is_pinned)
+        self.writer.submit(said)
 
     def admitted(self, agent_id: str) -> None:
         """An agent is heard of again: that its session had ended is over."""
@@ -175,8 +172,16 @@ class StoreTier:
             self.regard(agent_id, hint="active")
 
     def forget(self, agent_id: str) -> int:
-        """Remove what only this agent has stored; how many blocks that were."""
-        self.writer.flush()
+        """Remove what only this agent has stored; how many blocks that were.
+
+        What waits to be stored of it will not be.
+
+        Raises:
+            CachePersistenceError: A turn of it is being written, and does not come to its end; or
+                the system refuses.
+        """
+        if not self.writer.forget((self.root, agent_id), _FORGET_SECONDS):
+            raise CachePersistenceError(f"a turn of {agent_id!r} is still being stored: try again")
         self._ended.discard(agent_id)
         return self._store.forget(self.root, agent_id)
 
@@ -184,14 +189,3 @@ class StoreTier:
         """What is stored, what waits to be, and tokens that came from the store."""
         own = {"waiting": self.writer.waiting, "loaded_tokens": self._loaded_tokens}
         return {**self._store.stats(), **own}
-
-
-def _regard(
-    root: bytes,
-    agent_id: str,
-    hint: Hint | None,
-    priority: Priority | None,
-    is_pinned: bool | None,
-    store: BlockStore,
-) -> None:
-    store.regard(root, agent_id, hint=hint, priority=priority, is_pinned=is_pinned)

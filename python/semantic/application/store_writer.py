@@ -1,7 +1,8 @@
-"""Writing blocks behind generation: one thread, and a queue that never keeps anybody waiting.
+"""Writing blocks behind generation: one thread, and a bounded queue that keeps nobody waiting.
 
-A job keeps its blocks in memory until they are written, with a hold. What cannot be written is
-counted, and served from memory as before.
+A turn keeps its blocks in memory until they are written, with a hold. A word costs no memory, and
+is joined with what waits to be said of the same agent. Jobs are run in the order in which they
+came. What cannot be written is counted, and served from memory as before.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable, Hashable
 from typing import Protocol
 
 from semantic.application.clock import SystemClock
@@ -20,8 +22,11 @@ __all__ = ["StoreJob", "StoreWriter"]
 
 _log = logging.getLogger("semantic")
 
-_MOST_JOBS = 64
+_MOST_TURNS = 64
 """Turns that may wait to be written."""
+
+_MOST_WORDS = 1024
+"""Words that may wait to be said: about as many agents, since those of one are joined."""
 
 _PAUSE_SECONDS = 10.0
 """After the system has refused, so long nothing is written."""
@@ -31,8 +36,17 @@ class StoreJob(Protocol):
     """Something that the store is to be told."""
 
     @property
+    def about(self) -> Hashable:
+        """Whom it is about."""
+        ...
+
+    @property
     def holds_blocks(self) -> bool:
-        """Whether blocks stay in memory for it; such a job may be given up."""
+        """Whether blocks stay in memory for it: a turn, which may be given up; else a word."""
+        ...
+
+    def join(self, later: StoreJob) -> bool:
+        """Say from now on what a later word about the same says too; False where it cannot."""
         ...
 
     def run(self, store: BlockStore) -> None:
@@ -58,30 +72,43 @@ class StoreWriter:
         self._counters = counters
         self._clock = clock or SystemClock()
         self._jobs: deque[StoreJob] = deque()
+        self._words: dict[Hashable, StoreJob] = {}
+        """Words that wait behind the last turn: joined with these, none is said too early."""
         self._changed = threading.Condition()
-        self._is_writing = False
+        self._running: StoreJob | None = None
         self._is_closing = False
         self._paused_until = 0.0
         self._thread: threading.Thread | None = None
 
     @property
     def waiting(self) -> int:
-        """Turns that are not written yet."""
+        """Turns and words that the store has not been told yet."""
         with self._changed:
-            return len(self._jobs) + self._is_writing
+            return len(self._jobs) + (self._running is not None)
 
     def submit(self, job: StoreJob) -> None:
-        """Have a job written; one too many, or after the end, is let go. Never waits."""
+        """Have a job done; one too many, or after the end, is let go. Never waits."""
         with self._changed:
-            has_room = not job.holds_blocks or len(self._jobs) < _MOST_JOBS
-            is_taken = has_room and not self._is_closing
+            is_taken = not self._is_closing and self._take(job)
             if is_taken:
-                self._jobs.append(job)
                 self._start()
                 self._changed.notify_all()
         if not is_taken:
-            job.release()
-            self._counters.failure("store_behind", "too much waits to be written")
+            self._let_go([job], "too much waits to be written")
+
+    def _take(self, job: StoreJob) -> bool:
+        word = None if job.holds_blocks else self._words.get(job.about)
+        if word is not None and word.join(job):
+            return True
+        most = _MOST_TURNS if job.holds_blocks else _MOST_WORDS
+        if sum(other.holds_blocks == job.holds_blocks for other in self._jobs) >= most:
+            return False
+        if job.holds_blocks:
+            self._words.clear()
+        else:
+            self._words[job.about] = job
+        self._jobs.append(job)
+        return True
 
     def _start(self) -> None:
         if self._thread is None:
@@ -89,38 +116,75 @@ class StoreWriter:
             self._thread.start()
 
     def let_go(self) -> bool:
-        """Give up what waits, so that its blocks may be evicted; whether anything did."""
+        """Give up the turns that wait, so that their blocks may be evicted; whether any did."""
+        turns = self._taken_out(lambda job: job.holds_blocks)
+        self._let_go(turns, "memory was short")
+        return bool(turns)
+
+    def forget(self, about: Hashable, timeout: float) -> bool:
+        """Give up all that waits about somebody, and let what is being written come to its end.
+
+        Args:
+            about: Whom; what is submitted later is not meant.
+            timeout: Seconds to wait at the most.
+
+        Returns:
+            Whether nothing about them is being written any more.
+        """
+        for job in self._taken_out(lambda job: job.about == about):
+            self._release(job)
         with self._changed:
-            jobs = [job for job in self._jobs if job.holds_blocks]
-            self._jobs = deque(job for job in self._jobs if not job.holds_blocks)
-            self._changed.notify_all()
-        for job in jobs:
-            job.release()
-            self._counters.failure("store_behind", "memory was short")
-        return bool(jobs)
+            return self._changed.wait_for(
+                lambda: self._running is None or self._running.about != about, timeout
+            )
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything is written; False when that takes longer than `timeout` seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._jobs and not self._is_writing, timeout)
+            return self._changed.wait_for(self._is_idle, timeout)
 
     def close(self, timeout: float | None = None) -> bool:
         """Write what waits, and stop. Idempotent.
 
+        What is being written when the time is over is left to itself: it ends with its block, or
+        with the process.
+
         Returns:
             Whether all of it was written within `timeout` seconds.
         """
-        is_done = self.flush(timeout)
         with self._changed:
+            is_done = self._changed.wait_for(self._is_idle, timeout)
             self._is_closing = True
             self._changed.notify_all()
-        self.let_go()
-        with self._changed:
-            self._jobs.clear()
-            self._changed.notify_all()
+        self._let_go(self._taken_out(lambda job: True), "the end came first")
         if self._thread is not None and is_done:
             self._thread.join()
         return is_done
+
+    def _is_idle(self) -> bool:
+        return not self._jobs and self._running is None
+
+    def _taken_out(self, is_meant: Callable[[StoreJob], bool]) -> list[StoreJob]:
+        """The jobs of that kind, which wait no more."""
+        with self._changed:
+            taken = [job for job in self._jobs if is_meant(job)]
+            self._jobs = deque(job for job in self._jobs if not is_meant(job))
+            self._words = {about: job for about, job in self._words.items() if not is_meant(job)}
+            self._changed.notify_all()
+        return taken
+
+    def _let_go(self, jobs: list[StoreJob], why: str) -> None:
+        for job in jobs:
+            self._release(job)
+            self._counters.failure("store_behind", why)
+
+    def _release(self, job: StoreJob) -> None:
+        try:
+            job.release()
+        except Exception:
+            # The next turns are to be written all the same.
+            _log.exception("the blocks of a turn were not let go")
+            self._counters.failure("store_release", "the blocks of a turn were not let go")
 
     def _run(self) -> None:
         while True:
@@ -128,15 +192,16 @@ class StoreWriter:
                 self._changed.wait_for(lambda: self._jobs or self._is_closing)
                 if not self._jobs:
                     return
-                job = self._jobs.popleft()
-                self._is_writing = True
+                job = self._running = self._jobs.popleft()
+                if self._words.get(job.about) is job:
+                    del self._words[job.about]
             try:
                 self._write(job)
             finally:
-                job.release()
+                self._release(job)
                 del job
                 with self._changed:
-                    self._is_writing = False
+                    self._running = None
                     self._changed.notify_all()
 
     def _write(self, job: StoreJob) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -22,6 +23,9 @@ from semantic.domain.policy import EvictionPolicy
 __all__ = ["register"]
 
 _STORE_MAX_BYTES = 64_000_000_000
+
+_CLOSE_SECONDS = 2.0
+"""A store that is idle closes at once."""
 
 _HELP = """Serve a model with mlx_lm.server and a KV memory that agents share.
 
@@ -170,7 +174,7 @@ def _serve(
         typer.echo(f"semantic serve: {error}", err=True)
         status = 1
     if opened is not None:
-        opened.close()
+        _close(opened)
     _end_process(status)
 
 
@@ -181,6 +185,13 @@ def _opened(path: Path, options: dict[str, Any]) -> DiskStore:
     # What is asked for is the whole folder; the catalogue has its share of it.
     max_bytes = max(folder_bytes // 2, folder_bytes - CATALOGUE_BYTES)
     return DiskStore(path, **{"max_bytes": max_bytes, "key": key, **options})
+
+
+def _close(store: DiskStore) -> None:
+    """Close a store, unless a write that was left keeps it busy: who opens it next ends that."""
+    closer = threading.Thread(target=store.close, daemon=True)
+    closer.start()
+    closer.join(_CLOSE_SECONDS)
 
 
 def _end_process(status: int) -> NoReturn:

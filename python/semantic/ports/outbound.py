@@ -115,7 +115,10 @@ class BlockMemory(Protocol):
     def fresh(
         self, tensors: Sequence[TensorBytes]
     ) -> tuple[BlockData, Sequence[tuple[TensorBytes, memoryview]]]:
-        """A new block of zeros, and its memory, to be written before anybody uses the block."""
+        """A new block and its memory, to be written before anybody uses the block.
+
+        It is zero where no valid row is; what lies in the place of these may be anything.
+        """
         ...
 
 

@@ -99,7 +99,8 @@ fn damaged(why: &str) -> io::Error {
 fn plain_bytes(sealed: u64) -> io::Result<u64> {
     let whole = (RECORD + TAG) as u64;
     let records = sealed.checked_sub(FRONT as u64).ok_or_else(|| damaged("it is too short"))?;
-    let tags = records.div_ceil(whole) * TAG as u64;
+    // Even a file of no bytes has a last record.
+    let tags = records.div_ceil(whole).max(1) * TAG as u64;
     records.checked_sub(tags).ok_or_else(|| damaged("it is too short"))
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use semantic_store::{Disk, Error, Reader};
+use semantic_store::{Disk, Error, MaybeSealed, Reader, Secret};
 
 #[path = "../fuzz/src/lib.rs"]
 pub mod targets;
@@ -41,6 +41,24 @@ fn any_change_of_a_block() {
 #[test]
 fn any_names() {
     every("file_names", targets::file_names);
+}
+
+#[test]
+fn any_bytes_as_a_sealed_file() {
+    every("sealed_file", targets::sealed_file);
+}
+
+#[test]
+fn sealed_files_that_were_written_long_ago_are_read_with_their_key_and_others_refused() {
+    let files = || MaybeSealed::new(Disk, Some(Secret::new(&targets::KEY)));
+    for path in corpus("sealed_file") {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let read = Reader::open(files(), &path).and_then(|mut reader| reader.verify());
+        match name.split_once('-') {
+            Some(("valid", _)) => read.unwrap(),
+            _ => assert!(matches!(read, Err(Error::Damaged { .. })), "{name}"),
+        }
+    }
 }
 
 #[test]

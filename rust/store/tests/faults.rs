@@ -5,6 +5,7 @@ mod power;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use power::{Fault, Power};
 use proptest::prelude::*;
@@ -100,6 +101,11 @@ fn check_after(power: &Power, is_written: bool) {
     assert!(Rowful::new(0x33).is_in(&folder).unwrap());
 }
 
+/// What the fault matrix of EXP-005 counts.
+fn tried(fault: &str, n: usize) {
+    println!("fault matrix: {fault}, {n} tried");
+}
+
 fn all_steps() -> usize {
     batches(&Power::with(Path::new(ROOT)), None).1
 }
@@ -113,6 +119,7 @@ fn b27_killed_at_any_step_nothing_is_in_part() {
         power.restart();
         check_after(&power, false);
     }
+    tried("killed at a step", all_steps());
 }
 
 #[test]
@@ -129,6 +136,7 @@ fn b30_a_refused_step_is_an_error_and_nothing_is_in_part() {
             check_after(&power, is_written);
         }
     }
+    tried("a step refused, or half of its bytes written", 4 * all_steps());
 }
 
 proptest! {
@@ -142,7 +150,29 @@ proptest! {
         let mut luck = luck.into_iter().cycle();
         power.cut(|| luck.next().unwrap());
         check_after(&power, is_written);
+        if CUTS.fetch_add(1, Ordering::Relaxed) + 1 == cases() {
+            tried("power cut at a step, what was not synced lost at random", cases());
+        }
     }
+}
+
+static CUTS: AtomicUsize = AtomicUsize::new(0);
+
+fn cases() -> usize {
+    usize::try_from(ProptestConfig::default().cases).unwrap()
+}
+
+#[test]
+fn b27_after_a_power_cut_that_takes_all_or_nothing_what_was_acknowledged_is_there() {
+    for step in 1..=all_steps() + 1 {
+        for survives in [true, false] {
+            let power = Power::with(Path::new(ROOT));
+            let (is_written, _) = batches(&power, Some((step, Fault::Killed)));
+            power.cut(|| survives);
+            check_after(&power, is_written);
+        }
+    }
+    tried("power cut at a step, all that was not synced lost, or nothing", 2 * (all_steps() + 1));
 }
 
 #[test]
@@ -177,6 +207,8 @@ fn b28_any_changed_bit_and_any_other_length_is_refused() {
     assert!(matches!(damage(block.is_in(&folder).unwrap_err()), Damage::Length { .. }));
     power.change(&path, |bytes| bytes.clone_from(&whole));
     assert!(block.is_in(&folder).unwrap());
+    tried("a flipped bit, every one of a file", 8 * length);
+    tried("a file cut short, every length", length);
 }
 
 #[test]

@@ -115,6 +115,10 @@ fn b28_any_changed_bit_any_other_length_and_any_other_order_is_refused() {
         refused(&whole[..n]);
     }
     refused(&[&whole[..], b"x"].concat());
+    // Even nothing is sealed as a record, whose tag says that it is the last.
+    fs::write(&path, &whole[..35]).unwrap();
+    let error = sealed.read("ab-block").unwrap_err();
+    assert!(error.to_string().ends_with("it is too short"), "{error}");
     let long = pattern(200 << 10);
     write(&sealed, &long);
     let whole = fs::read(&path).unwrap();

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 
+from semantic.adapters.mlx.unwritten import unwritten
 from semantic.domain.block_bytes import TensorBytes
 from semantic.ports.outbound import BlockData
 
@@ -25,10 +26,17 @@ class MlxBlockMemory:
     def fresh(
         self, tensors: Sequence[TensorBytes]
     ) -> tuple[BlockData, list[tuple[TensorBytes, memoryview]]]:
-        """A new block of zeros, and its memory, which MLX lets be written."""
-        data: dict[str, object] = {
-            tensor.name: mx.zeros(tensor.memory_shape, dtype=getattr(mx, tensor.dtype))
-            for tensor in tensors
-        }
+        """A new block and its memory, which MLX lets be written; zeros where no valid row is."""
+        # What its file fills need not be filled before.
+        whole = unwritten([tensor for tensor in tensors if tensor.valid == tensor.room])
+        data: dict[str, object] = {}
+        for tensor in tensors:
+            dtype = getattr(mx, tensor.dtype)
+            # On the CPU: it is the CPU that writes there next.
+            data[tensor.name] = (
+                whole[tensor.name]
+                if tensor.name in whole
+                else mx.zeros(tensor.memory_shape, dtype=dtype, stream=mx.cpu)
+            )
         mx.eval(data)
         return data, self.memory_of(data, tensors)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from semantic.domain.block_bytes import TensorBytes, tensor_of_file
 from semantic.domain.errors import BlockValidationError, CacheCorruptionError
+from semantic.domain.layer_group import BLOCK_TOKENS
 from semantic.domain.native import BlockFile, TokenIds
 from semantic.domain.stored import BlockName, NewBlock
 
@@ -16,6 +17,8 @@ _TENSOR_BYTES = 256
 _SEALED_PART = 4096
 """Each record of 64 KiB takes 16 bytes more where it is sealed."""
 _SEALED_BYTES = 64
+_LAST = (1 << 63) - 1
+"""The last position that a catalogue can name."""
 _TOKEN_DIGITS = 21
 """Of a signed 64-bit number, with its comma."""
 
@@ -80,7 +83,11 @@ def described(file: BlockFile) -> NewBlock | None:
         keys = tokens.keys(parent)
     except (KeyError, ValueError, BlockValidationError):
         return None
-    if keys != [name.key]:
+    spelled = (name.key.hex(), _spelled(tokens), str(name.lo), str(name.hi))
+    is_spelled_so = spelled == tuple(said[field] for field in ("key", "tokens", "lo", "hi"))
+    # Its rows lie within its token block, wherever in a sequence that is.
+    end = name.lo // BLOCK_TOKENS * BLOCK_TOKENS + len(tokens)
+    if keys != [name.key] or not is_spelled_so or not 0 <= name.lo < name.hi <= end <= _LAST:
         return None
     is_bounded = said.get("is_bounded") == "true"
     return NewBlock(name, parent, namespace, tokens, said.get("layer_type", ""), is_bounded, ())

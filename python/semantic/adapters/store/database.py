@@ -15,6 +15,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,9 @@ from typing import Any, TypeVar
 
 from semantic.adapters.store.locks import Lock
 from semantic.adapters.store.sqlite_file import (
+    BUSY_SECONDS,
     CatalogueDamagedError,
+    begins,
     connected,
     files_of,
     is_refusal,
@@ -33,6 +36,9 @@ __all__ = ["CatalogueDamagedError", "Database", "in_parts", "whole"]
 
 _MANY = 500
 """Names in one statement: SQLite takes at least 999 values."""
+
+_RETRY_SECONDS = 0.003
+"""How often is tried to write what another process keeps from being written."""
 
 _T = TypeVar("_T")
 
@@ -68,6 +74,7 @@ class Database:
         self.is_made = is_made
         self._told = damaged
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._process = os.getpid()
         self._is_closed = False
         self._fault = ""
@@ -84,22 +91,36 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Cursor]:
-        """All that is run within, or nothing of it."""
-        with self._lock:
-            connection = self._settled()
-            with self._refusals():
-                cursor = connection.cursor()
-                cursor.execute("BEGIN IMMEDIATE")
-                try:
-                    yield cursor
-                    cursor.execute("COMMIT")
-                except BaseException:
-                    # What has failed may have been rolled back already.
-                    if connection.in_transaction:
-                        cursor.execute("ROLLBACK")
-                    raise
-                finally:
-                    cursor.close()  # an open one would keep a closed file open
+        """All that is run within, or nothing of it.
+
+        While another process writes, this waits, and what other threads ask is answered.
+        """
+        with self._writing, self._begun() as connection, self._refusals():
+            cursor = connection.cursor()
+            try:
+                yield cursor
+                cursor.execute("COMMIT")
+            except BaseException:
+                # What has failed may have been rolled back already.
+                if connection.in_transaction:
+                    cursor.execute("ROLLBACK")
+                raise
+            finally:
+                cursor.close()  # an open one would keep a closed file open
+
+    @contextmanager
+    def _begun(self) -> Iterator[sqlite3.Connection]:
+        """The connection, locked, with a transaction that has begun."""
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            with self._lock:
+                connection = self._settled()
+                with self._refusals():
+                    is_begun = begins(connection, is_last=time.monotonic() >= until)
+                if is_begun:
+                    yield connection
+                    return
+            time.sleep(_RETRY_SECONDS)
 
     def read(
         self, statement: str, values: Sequence[object] = (), types: Sequence[type] = ()

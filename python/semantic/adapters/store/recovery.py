@@ -192,7 +192,9 @@ class Recovery:
         wrong = self.soundness.wrong_files() if is_thorough else set()
         self._enter(sorted(new | (wrong & there.files)))
         if is_thorough and not self.soundness.is_sum_right():
-            self.soundness.count_again({file: self._size(file) for file in there.files})
+            # One that has gone since may be written again before its row is counted.
+            sizes = {file: self._size(file) for file in there.files}
+            self.soundness.count_again({file: size for file, size in sizes.items() if size})
 
     def _note(self, there: Listed) -> None:
         for fan, why in there.unread.items():

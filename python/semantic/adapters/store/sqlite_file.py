@@ -12,9 +12,10 @@ from pathlib import Path
 from semantic.adapters.store import schema
 from semantic.domain.errors import CachePersistenceError
 
-__all__ = ["CatalogueDamagedError", "connected", "files_of", "is_refusal"]
+__all__ = ["BUSY_SECONDS", "CatalogueDamagedError", "begins", "connected", "files_of", "is_refusal"]
 
-_BUSY_SECONDS = 30.0
+BUSY_SECONDS = 30.0
+"""How long another process may keep this one from writing."""
 
 _WAL_PAGES = 512
 """Pages of 8 KB after which the log is written back."""
@@ -81,7 +82,7 @@ def connected(path: Path | None, *, is_made: bool) -> sqlite3.Connection:
             _create(path, is_made=is_made)
         connection = sqlite3.connect(
             path or ":memory:",
-            timeout=_BUSY_SECONDS,
+            timeout=BUSY_SECONDS,
             isolation_level=None,
             check_same_thread=False,
         )
@@ -92,6 +93,24 @@ def connected(path: Path | None, *, is_made: bool) -> sqlite3.Connection:
                 connection.close()
             raise
     return connection
+
+
+def begins(connection: sqlite3.Connection, *, is_last: bool) -> bool:
+    """Begin to write; False while another process does, unless that is the last attempt.
+
+    Raises:
+        sqlite3.DatabaseError: SQLite refuses.
+    """
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if is_last or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
+        return False
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_SECONDS)}")
+    return True
 
 
 def _create(path: Path, *, is_made: bool) -> None:

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use semantic_store::{Block, Disk, Folder, Payload, Rows};
-use semantic_store_fuzz::{DTYPES, summed_file};
+use semantic_store_fuzz::{DTYPES, sealed, summed_file};
 
 type Done = Result<(), Box<dyn Error>>;
 
@@ -21,12 +21,13 @@ const WHOLE: Rows = Rows { outer: 2, room: 4, first: 0, valid: 4, row_bytes: 3 }
 type Tensor = (&'static str, &'static str, usize, Rows);
 
 fn main() -> Done {
-    for target in ["header", "block_file"] {
+    for target in ["header", "block_file", "sealed_file"] {
         fs::create_dir_all(Path::new(CORPUS).join(target))?;
     }
     blocks()?;
     headers()?;
-    lengths()
+    lengths()?;
+    sealed_files()
 }
 
 /// Blocks as the store writes them.
@@ -148,6 +149,31 @@ fn lengths() -> Done {
     }
     seed("block_file", "refused-empty", b"")?;
     seed("block_file", "refused-7-bytes", &[1, 0, 0, 0, 0, 0, 0])
+}
+
+/// Files that are sealed with the corpus's key, what lacks a part of one, and what is none.
+fn sealed_files() -> Done {
+    const RECORD: usize = 64 << 10;
+    let block = fs::read(Path::new(CORPUS).join("block_file/valid-quantised"))?;
+    let whole = sealed(&block);
+    seed("sealed_file", "valid-block", &whole)?;
+    seed("sealed_file", "refused-no-block", &sealed(b"no block"))?;
+    seed("sealed_file", "refused-nothing", &sealed(b""))?;
+    seed("sealed_file", "refused-not-sealed", &block)?;
+    seed("sealed_file", "refused-no-records", &whole[..35])?;
+    seed("sealed_file", "refused-half-a-nonce", &whole[..25])?;
+    seed("sealed_file", "refused-a-tag-alone", &whole[..51])?;
+    seed("sealed_file", "refused-empty", b"")?;
+    // Changes of files of one record, of exactly two, and of more: see `sealed_file`.
+    for (name, n_bytes) in [("one", 999), ("two", 2 * RECORD), ("more", 2 * RECORD + 1)] {
+        for change in 0..6_u8 {
+            let n_bytes = u32::try_from(n_bytes)?.to_le_bytes();
+            let change_of = [0, 0, 0, change.wrapping_mul(43), 255, 1, 0, 0, 3];
+            let parts = [&change_of[..], &n_bytes, b"someplacethese bytes, again and again"];
+            seed("sealed_file", &format!("change-{change}-of-{name}"), &parts.concat())?;
+        }
+    }
+    Ok(())
 }
 
 fn seed(target: &str, name: &str, bytes: &[u8]) -> Done {

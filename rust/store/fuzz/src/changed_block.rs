@@ -6,6 +6,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use semantic_store::{Block, Error, Payload, Rows};
 
 use super::block_file::read_into;
+use super::change::Change;
 use super::disk::{ROOT, folder, opened};
 use super::power::Power;
 use super::rows::{filled, untouched};
@@ -52,16 +53,6 @@ struct Shape {
     first: u8,
     valid: u8,
     width: u8,
-}
-
-#[derive(Arbitrary, Debug)]
-enum Change {
-    Flip { at: u32, bit: u8 },
-    Overwrite { at: u32, bytes: Vec<u8> },
-    Insert { at: u32, bytes: Vec<u8> },
-    Remove { at: u32, n: u16 },
-    Truncate { at: u32 },
-    Extend { bytes: Vec<u8> },
 }
 
 /// A block is read as it was written, and refused after any change of its file.
@@ -143,29 +134,6 @@ impl Shape {
             first,
             valid: usize::from(self.valid) % (room - first + 1),
             row_bytes: usize::from(self.width % 5) * self.dtype().1,
-        }
-    }
-}
-
-impl Change {
-    fn apply(&self, file: &mut Vec<u8>) {
-        let length = file.len();
-        let place = |at: u32| usize::try_from(at).unwrap_or(usize::MAX) % length;
-        match self {
-            Self::Flip { at, bit } => file[place(*at)] ^= 1 << (bit % 8),
-            Self::Overwrite { at, bytes } => {
-                file.iter_mut().skip(place(*at)).zip(bytes).for_each(|(old, new)| *old = *new);
-            }
-            Self::Insert { at, bytes } => {
-                let at = place(*at);
-                file.splice(at..at, bytes.iter().copied());
-            }
-            Self::Remove { at, n } => {
-                let at = place(*at);
-                file.drain(at..length.min(at + usize::from(*n)));
-            }
-            Self::Truncate { at } => file.truncate(place(*at)),
-            Self::Extend { bytes } => file.extend(bytes),
         }
     }
 }

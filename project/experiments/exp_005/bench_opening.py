@@ -1,0 +1,121 @@
+"""How long does a store take to open, with its catalogue and without it?
+
+    python project/experiments/exp_005/bench_opening.py --folder /dev/shm/bench-opening [--record]
+
+Stores of so many real blocks of 256 bytes; the page cache is warm. `linked` has so many names of
+one file, and a catalogue that knows them all: opening compares the two and reads no file, so it is
+opened as a real one is; only its catalogue cannot be made again from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import platform
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from semantic import DiskStore, LayerGroup, Namespace, TokenTensor
+from semantic.domain.block_bytes import tensors_of_block
+from semantic.domain.native import TokenIds
+from semantic.domain.stored import BlockName, NewBlock
+
+HERE = Path(__file__).parent
+ROOT = Namespace("bench").root
+GROUP = LayerGroup("global", "global", (0,), (TokenTensor("keys", 1, 1, "uint8"),))
+MEMORY = [(tensors_of_block(GROUP, 0, 256)[0], memoryview(bytes(256)))]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def block(n: int) -> NewBlock:
+    tokens = TokenIds(range(n * 256, (n + 1) * 256))
+    name = BlockName(tokens.keys(ROOT)[0], "global", 0, 256)
+    return NewBlock(name, ROOT, ROOT, tokens, "global", False, MEMORY)
+
+
+def reopened(path: Path) -> float:
+    return seconds(lambda: DiskStore(path, 1 << 40, free_floor_bytes=0).close())
+
+
+def filled(path: Path, n_blocks: int) -> None:
+    store = DiskStore(path, 1 << 40, free_floor_bytes=0)
+    for at in range(0, n_blocks, 500):
+        store.put([block(n) for n in range(at, min(at + 500, n_blocks))], "a")
+    store.close()
+
+
+def linked(path: Path, n_blocks: int) -> None:
+    """A store with so many names of one file, entered as `put` enters blocks."""
+    filled(path, 1)
+    (file,) = (path / "blocks").rglob("*.safetensors")
+    with sqlite3.connect(path / "catalogue.sqlite3") as connection:
+        node = list(connection.execute("SELECT * FROM nodes").fetchone())
+        cursor = connection.execute("SELECT * FROM blocks")
+        columns = [column[0] for column in cursor.description]
+        row = dict(zip(columns, cursor.fetchone(), strict=True))
+        marks = ",".join("?" * len(columns))
+        for n in range(n_blocks - 1):
+            # Names as even as hashes are.
+            key = (n * 0x9E3779B97F4A7C15 % (1 << 64)).to_bytes(8, "big") + bytes(16)
+            key += n.to_bytes(8, "big")
+            name = f"{key.hex()}-global-0-256"
+            fan = path / "blocks" / name[:2]
+            if n < 5000:
+                fan.mkdir(exist_ok=True)
+            os.link(file, fan / f"{name}.safetensors")
+            node[0] = row["key"] = key
+            row["file"] = name
+            connection.execute(f"INSERT INTO nodes VALUES ({','.join('?' * len(node))})", node)
+            connection.execute(f"INSERT INTO blocks VALUES ({marks})", list(row.values()))
+    connection.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("/dev/shm/bench-opening"))
+    parser.add_argument("--blocks", type=int, nargs="+", default=[1, 100, 1_000, 10_000])
+    parser.add_argument("--linked", type=int, default=200_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--record", action="store_true")
+    args = parser.parse_args()
+    shutil.rmtree(args.folder, ignore_errors=True)
+    rows: list[tuple[int, str, int, float]] = []
+
+    def note(n_blocks: int, what: str, number: int, took: float) -> None:
+        rows.append((n_blocks, what, number, took))
+        print(f"{n_blocks:9,} blocks: {what}: {took:.4f} s", flush=True)
+
+    for n_blocks in args.blocks:
+        path = args.folder / str(n_blocks)
+        note(n_blocks, "filled", 0, seconds(lambda p=path, n=n_blocks: filled(p, n)))
+        for number in range(args.rounds):
+            note(n_blocks, "opened", number, reopened(path))
+        for number in range(args.rounds if n_blocks < 10_000 else 2):
+            (path / "catalogue.sqlite3").unlink()
+            note(n_blocks, "opened without its catalogue", number, reopened(path))
+        shutil.rmtree(path)
+    if args.linked:
+        path = args.folder / "linked"
+        linked(path, args.linked)
+        for number in range(args.rounds):
+            note(args.linked, "opened, linked", number, reopened(path))
+    shutil.rmtree(args.folder)
+    print(f"{platform.platform()}, {os.cpu_count()} cores, SQLite {sqlite3.sqlite_version}")
+    if args.record:
+        with (HERE / "opening.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("blocks", "what", "round", "seconds"))
+            writer.writerows((*what, f"{took:.5f}") for *what, took in rows)
+
+
+if __name__ == "__main__":
+    main()
