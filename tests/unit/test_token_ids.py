@@ -74,7 +74,7 @@ def test_ids_below_zero_and_beyond_32_bits_are_never_narrowed() -> None:
         [[1]],
         np.zeros((2, 2), int),
         np.array([1.5]),
-        object(),
+        pytest.param(object(), id="an object"),
         {1: 2}.items(),
     ],
     ids=repr,
