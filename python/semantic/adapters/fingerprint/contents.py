@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from hashlib import sha256
 from pathlib import Path
 
@@ -62,6 +62,8 @@ def _read_all(files: Mapping[Path, FileIdentity], remembered: RememberedDigests)
             for path in largest_first
         }
         try:
+            for read in wait(reads.values(), return_when=FIRST_EXCEPTION).done:
+                read.result()
             digests = {path: read.result() for path, read in reads.items()}
         except BaseException:
             # One file is enough to fail; an interrupt is not to wait for gigabytes.
