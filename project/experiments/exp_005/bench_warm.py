@@ -5,9 +5,9 @@
 Each load is in a process of its own. One that has just begun has no memory that was used before, as
 after a restart: `first` is its first load, and `again` one into memory that the first has given
 back. Both evaluate, and keep all that they load in the arrays' own memory; the store verifies its
-checksums on the way. `filled` is the store again, into arrays that MLX has filled with zeros on its
-own device. They take turns in going first; ratios to mlx are within a round. Processor seconds tell
-work from waiting.
+checksums on the way. `store` reads into arrays that nobody has filled, `filled` into such as MLX
+has filled with zeros on its own device: the CPU's way and the GPU's. They take turns in going
+first; ratios to mlx are within a round. Processor seconds tell work from waiting.
 """
 
 from __future__ import annotations
@@ -35,11 +35,20 @@ from bench_store import GROUP, blocks_of, data_of, load, mlx_load, mlx_save
 
 from semantic import DiskStore
 from semantic.adapters.mlx.block_memory import MlxBlockMemory
+from semantic.adapters.mlx.unwritten import unwritten
 from semantic.domain.block_bytes import TensorBytes
 
 HERE = Path(__file__).parent
 LOADS = ("first", "again")
 KINDS = ("store", "filled", "mlx")
+
+
+class Allocated(MlxBlockMemory):
+    """Memory that nobody has filled, as on the CPU."""
+
+    def fresh(self, tensors: Sequence[TensorBytes]) -> tuple[dict[str, object], Any]:
+        data: dict[str, object] = dict(unwritten(tensors))
+        return data, self.memory_of(data, tensors)
 
 
 class Filled(MlxBlockMemory):
@@ -52,6 +61,9 @@ class Filled(MlxBlockMemory):
         }
         mx.eval(data)
         return data, self.memory_of(data, tensors)
+
+
+MEMORIES = {"store": Allocated, "filled": Filled}
 
 
 def measured(work: Callable[[], object]) -> dict[str, float]:
@@ -76,8 +88,8 @@ def child(what: str, folder: Path, n_blocks: int, n_readers: int) -> None:
         mx.zeros(1), mx.zeros(1, stream=mx.cpu), mx.load(str(folder / "plain/small.safetensors"))
     )
     list(bench_store.READERS.map(abs, range(n_readers)))
-    if what == "filled":
-        bench_store.MEMORY = Filled()
+    if what in MEMORIES:
+        bench_store.MEMORY = MEMORIES[what]()
 
     def work() -> None:
         if what == "mlx":
