@@ -134,3 +134,19 @@ def test_limits_that_cannot_be_kept_are_refused(
     served = Served(tmp_path / "log", *options)
     assert served.ended_with(60) == status
     assert what in served.said()
+
+
+def test_a_request_that_would_end_the_generation_thread_is_answered(
+    serve: Callable[..., tuple[Any, Any]],
+) -> None:
+    served, api = serve()
+    url = f"http://127.0.0.1:{api.port}/v1/chat/completions"
+    body = {"messages": [{"role": "user", "content": "Who?"}], "max_tokens": 2}
+    reply = httpx.post(url, json={**body, "stop": [5]}, timeout=60, trust_env=False)
+    assert reply.status_code == 404
+    assert "stop must be text" in reply.json()["error"]
+    reply = httpx.post(
+        url, json={**body, "top_k": 10**6, "temperature": 1.0}, timeout=60, trust_env=False
+    )
+    assert reply.status_code == 200
+    assert served.process.poll() is None

@@ -169,13 +169,49 @@ def test_who_waits_too_long_is_told_when_to_ask_again(server):
     assert (error.status, error.retry_after_seconds) == (503, 1)
     assert later.empty()
     server.step(1, 2)
-    server.take()
-    assert server.pool.used_memory() > 0
-    last = server.ask(280)
+    assert server.take() == 3
+    last = [server.ask(280), server.ask(280)]
     server.clock.now += 61
+    # Late as they are: the first may run, and does.
+    assert server.take() == 4
+    assert server.take() is None
+    assert last[0].empty()
+    assert refusal(last[1]).retry_after_seconds == 61  # as long as the last ones ran
+
+
+def test_a_budget_that_has_shrunk_promises_what_it_has(server):
+    server.ask(10)
+    server.take()
+    server.step(1)
+    server.queue.settle()
+    server.pool.budget.resize(server.pool.total_memory() // 2)
+    server.ask(100, new_tokens=1 << 40)
+    assert server.take() == 2
+    assert server.pool.used_memory() <= server.pool.budget.total
+    server.step(2)
+    server.queue.settle()
+    # Nobody's end would bring more: an answer now, and the next one's turn.
+    too_long = server.ask(900)
+    server.ask(10)
+    assert server.take() == 3
+    assert refusal(too_long).status in (413, 503)
+
+
+def test_a_hit_is_restored_only_where_there_is_room_for_its_copy(server):
     server.ask(280)
     server.take()
-    assert refusal(last).retry_after_seconds == 61  # as long as the last ones ran
+    request, args = SimpleNamespace(tokens=280), SimpleNamespace(model=MODEL, max_tokens=5)
+    server.queue.tokenised(request, args, lambda: server.tokenise(request, args))
+    before = server.pool.snapshot().staging
+    assert server.queue.may_restore(0)
+    assert not server.queue.may_restore(256)
+    assert server.pool.snapshot().staging == before
+    server.queue.removed([1])
+    assert server.queue.may_restore(256)
+    assert server.queue.may_restore(256)
+    assert server.pool.snapshot().staging == server.spec.live_bytes(256)
+    server.queue.served()
+    assert server.pool.used_memory() == 0
 
 
 def test_another_model_waits_until_the_batch_is_dry_and_nobody_overtakes(server):
@@ -235,7 +271,7 @@ def test_copies_that_there_is_no_room_for_are_not_made(server):
     free = server.pool.total_memory() - server.pool.used_memory()
     small, large = ([SimpleNamespace(nbytes=n)] for n in (free, free + 1))
     kept = server.queue.copied({1: (small, [1]), 2: (large, [2])})
-    assert list(kept) == [1]
+    assert kept == {1: (small, [1]), 2: ([], [2])}
     server.queue.settle()
     assert server.pool.snapshot().staging == 0
 
@@ -346,6 +382,32 @@ def test_a_batch_that_is_closed_twice_ends_only_its_own_rows(server):
     assert server.pool.used_memory() == 0
 
 
+def test_who_waits_is_not_kept_waiting_for_somebody_to_come(server):
+    asked_for = []
+
+    class Slow(Generator):
+        def _next_request(self, timeout=None):
+            asked_for.append(timeout)
+            return super()._next_request(timeout)
+
+    generator = queued_generator(Slow, server.queue, lambda: None)([taken(5), taken(6)])
+    assert generator._next_request(0.1)[1].tokens == 5
+    generator._serve_single((None, SimpleNamespace(tokens=5), taken(5)[2]), None)
+    assert generator._next_request(0.1)[1].tokens == 6
+    assert 0.1 not in asked_for
+    generator._serve_single((None, SimpleNamespace(tokens=6), taken(6)[2]), None)
+    assert generator._next_request(0.1) is None
+    assert asked_for[-1] == 0.1
+
+
+def test_the_memory_goes_with_the_generation_thread(server):
+    server.ask(10)
+    server.take()
+    assert server.queue._charge is not None
+    server.queue.close()
+    assert server.queue._charge is None
+
+
 def test_a_failure_of_the_admission_never_ends_the_generation_thread(server, monkeypatch, caplog):
     generator = queued_generator(Generator, server.queue, lambda: None)([taken(5), taken(6)])
     batch = queued_batch(Batch, server.queue)("a model")
@@ -354,7 +416,7 @@ def test_a_failure_of_the_admission_never_ends_the_generation_thread(server, mon
     assert generator._next_request(None) is None
     assert batch.insert_segments([]) == [5]
     assert batch.next()[1][0].uid == 5
-    assert batch.extract_cache([5]) == {}
+    assert batch.extract_cache([5]) == {5: ([], [])}
     assert batch.remove([5]) == {}
     generator._run_generate()
     assert "ZeroDivisionError" in caplog.text

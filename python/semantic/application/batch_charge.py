@@ -110,7 +110,7 @@ class BatchCharge:
             return self._added(Row(end_tokens, hold))
         except PoolExhaustedError:
             tier = self._memory.tier
-            has_let_go = tier is not None and tier.writer.let_go()
+            has_let_go = not self._rows and tier is not None and tier.writer.let_go()
             if not hold.n_tokens and not has_let_go:
                 raise
         # Holding the hit may be what leaves too little: without it, it may be evicted.
@@ -165,6 +165,20 @@ class BatchCharge:
         """The row's hit has been restored: its blocks may go their way."""
         hold, row.hold = row.hold, Hold()
         self._memory.sealed.release(hold)
+
+    def may_restore(self, row: Row, n_tokens: int) -> bool:
+        """Charge for a restored copy of so many tokens; False when there is no room for it."""
+        if not n_tokens:
+            return True
+        more = self._memory.spec.live_bytes(n_tokens) - row.staging_bytes
+        if more > 0:
+            n_arrays = 0 if row.staging_bytes else self._memory.spec.live_arrays
+            try:
+                self._memory.sealed.charge(more, "staging", n_arrays)
+            except PoolExhaustedError:
+                return False
+            row.staging_bytes += more
+        return True
 
     def settled(self, row: Row) -> None:
         """The row has computed: its buffers are its own, the restored copy is no more."""

@@ -97,6 +97,8 @@ class PromptCache:
         self._lock = threading.RLock()
         self._members: OrderedDict[_Member, Resources] = OrderedDict()
         self._running_bytes = 0
+        self.may_restore: Callable[[int], bool] | None = None
+        """Asked before so many tokens are restored, by a server that admits by memory."""
         self.queue_stats: Callable[[], dict[str, float]] | None = None
         """What a server that admits by memory tells of its queue, for `stats`."""
 
@@ -152,9 +154,11 @@ class PromptCache:
         Args:
             model: The model's key.
             tokens: The tokens in the caches; where the caches hold fewer, only those count.
-            prompt_cache: The caches; they stay the caller's.
+            prompt_cache: The caches; they stay the caller's. None at all are not remembered.
             cache_type: "assistant", "user" or "system": what kind of segment ends here.
         """
+        if not prompt_cache:
+            return
         try:
             packed = TokenIds(tokens)
             member = self._member_for(model, prompt_cache, len(packed))
@@ -201,6 +205,9 @@ class PromptCache:
         hold = member.sealed.hold(tokens)
         try:
             if not hold.n_tokens:
+                return None, 0, hold.matched_tokens
+            if self.may_restore is not None and not self.may_restore(hold.n_tokens):
+                member.counters.failure("budget", "no room to restore a prefix")
                 return None, 0, hold.matched_tokens
             caches = restored(member, hold)
             member.sealed.used(hold, _OWNER)

@@ -24,6 +24,32 @@ def _tell(step: Callable[..., _T], *args: Any, otherwise: _T) -> _T:
         return otherwise
 
 
+def _ask_all(
+    next_request: Callable[[float | None], Any], queue: RequestQueue, timeout: float | None
+) -> bool:
+    """Have all wait that have come, or that come within `timeout`; whether anybody has."""
+    taken = next_request(timeout)
+    has_come = taken is not None
+    while taken is not None:
+        queue.ask(taken)
+        taken = next_request(None)
+    return has_come
+
+
+def _first(
+    queue: RequestQueue,
+    next_request: Callable[[float | None], Any],
+    compute: Callable[[Any, Any], Any],
+    timeout: float | None,
+) -> Any:
+    _ask_all(next_request, queue, None)
+    first = _tell(queue.first, compute, otherwise=None)
+    # Where nobody may run, the next thing that happens is a request.
+    if first is None and timeout is not None and _ask_all(next_request, queue, timeout):
+        first = _tell(queue.first, compute, otherwise=None)
+    return first
+
+
 def queued_generator(
     generator_class: type[Any], queue: RequestQueue, between: Callable[[], object]
 ) -> type[Any]:
@@ -44,11 +70,7 @@ def queued_generator(
         def _next_request(self, timeout: float | None = None) -> Any:
             _tell(queue.settle, otherwise=None)
             _tell(between, otherwise=None)
-            taken = super()._next_request(timeout)
-            while taken is not None:
-                queue.ask(taken)
-                taken = super()._next_request(None)
-            return _tell(queue.first, self._tokenised_ahead, otherwise=None)
+            return _first(queue, super()._next_request, self._tokenised_ahead, timeout)
 
         def _tokenised_ahead(self, request: Any, args: Any) -> Any:
             return super()._tokenize(self.model_provider.tokenizer, request, args)
@@ -116,7 +138,7 @@ def queued_batch(generator_class: type[Any], queue: RequestQueue) -> type[Any]:
 
         def extract_cache(self, uids: Any) -> Any:
             copies = super().extract_cache(uids)
-            return _tell(queue.copied, copies, otherwise=dict[int, Any]())
+            return _tell(queue.copied, copies, otherwise={uid: ([], []) for uid in copies})
 
         def remove(self, uids: Any, *args: Any, **options: Any) -> Any:
             removed = super().remove(uids, *args, **options)

@@ -130,29 +130,41 @@ class RequestQueue:
             compute: Tokenises (request, args) with the model that is loaded.
         """
         self._drop_current()
-        self._refuse_the_late()
         while self._waiting:
             asked = self._waiting[0]
-            if asked.args.model != self._loaded:
-                if self._running:
-                    return None
-                return self._leave_queue(asked)
             try:
-                if asked.answer is None:
-                    asked.answer = compute(asked.request, asked.args)
-                self._admit(asked)
-            except PoolExhaustedError:
-                return None
+                if self._may_leave(asked, compute):
+                    return self._leave_queue(asked)
             except RequestRefused as refusal:
-                self._waiting.popleft()
-                self._count_refusal(refusal)
-                asked.refuse(refusal)
+                self._refuse_first(refusal)
                 continue
-            except Exception:
-                # The server meets the same once more, and has its own way to answer.
-                asked.answer = None
-            return self._leave_queue(asked)
+            if self._clock.monotonic() - asked.since <= self._wait_seconds:
+                return None
+            self._refuse_first(self._busy(0))
         return None
+
+    def _may_leave(self, asked: _Asked, compute: Callable[[Any, Any], Any]) -> bool:
+        """Whether a request may run now, charged if its model is the one that is loaded.
+
+        Raises:
+            RequestRefused: There is nothing to wait for.
+        """
+        if asked.args.model != self._loaded:
+            return not self._running
+        try:
+            if asked.answer is None:
+                asked.answer = compute(asked.request, asked.args)
+            self._admit(asked)
+        except PoolExhaustedError as error:
+            if self._runs_nobody():
+                raise self._busy(error.bytes_short) from error
+            return False
+        except RequestRefused:
+            raise
+        except Exception:
+            # The server meets the same once more, and has its own way to answer.
+            asked.answer = None
+        return True
 
     def tokenised(self, request: Any, args: Any, compute: Callable[[], Any]) -> Any:
         """What `compute` answers to a request that is about to run, and its bytes charged.
@@ -192,8 +204,14 @@ class RequestQueue:
             return
         charge = self._charge_of_the_loaded()
         prompt = TokenIds(_prompt_of(asked.answer))
-        asked.args.max_tokens = self._new_tokens(len(prompt), asked.args.max_tokens)
-        asked.charge, asked.row = charge, charge.add(prompt, asked.args.max_tokens)
+        new_tokens = self._new_tokens(len(prompt), asked.args.max_tokens)
+        budget_bytes = charge.memory.pool.budget.total
+        if self._runs_nobody() and budget_bytes < self._limit_bytes:
+            # Memory is short, and nobody's end would bring more of it.
+            room = charge.longest_end(budget_bytes) - len(prompt) - 1
+            new_tokens = max(1, min(new_tokens, room))
+        asked.charge, asked.row = charge, charge.add(prompt, new_tokens)
+        asked.args.max_tokens = new_tokens
         asked.admitted_at = self._clock.monotonic()
         with self._lock:
             self._admitted += 1
@@ -222,12 +240,13 @@ class RequestQueue:
             self._longest = self._charge.longest_end(self._limit_bytes)
         return self._charge
 
-    def _refuse_the_late(self) -> None:
-        oldest = self._clock.monotonic() - self._wait_seconds
-        while self._waiting and self._waiting[0].since < oldest:
-            refusal = self._busy(0)
-            self._count_refusal(refusal)
-            self._waiting.popleft().refuse(refusal)
+    def _runs_nobody(self) -> bool:
+        """Whether there is nobody whose end could be waited for."""
+        return self._charge is None or not len(self._charge)
+
+    def _refuse_first(self, refusal: RequestRefused) -> None:
+        self._count_refusal(refusal)
+        self._waiting.popleft().refuse(refusal)
 
     def _busy(self, bytes_short: int) -> RequestRefused:
         runs = sorted(self._runs)
@@ -250,6 +269,13 @@ class RequestQueue:
     def prefill_step(self) -> int:
         """Tokens of one prefill step that those who run are charged for."""
         return self._asked_step if self._charge is None else self._charge.prefill_step
+
+    def may_restore(self, n_tokens: int) -> bool:
+        """Whether there is room for the copy that a hit of the request about to run restores."""
+        asked = self._current
+        if asked is None or asked.row is None or asked.charge is None:
+            return True
+        return asked.charge.may_restore(asked.row, n_tokens)
 
     def inserted(self, uids: Sequence[int]) -> None:
         """The request that was tokenised last is in the batch, its hit restored."""
@@ -290,7 +316,7 @@ class RequestQueue:
             self._charge.memory.counters.failure("undercharged", detail)
 
     def copied(self, copies: dict[int, Any]) -> dict[int, Any]:
-        """Those of the copied rows that there is room for."""
+        """The copied rows, without the caches that there is no room for."""
         if self._charge is None:
             return copies
         kept = {}
@@ -298,6 +324,8 @@ class RequestQueue:
             if self._charge.copy(sum(cache.nbytes for cache in caches)):
                 kept[uid] = caches, tokens
             else:
+                # The server counts segments by what it is given: nothing is given, not left out.
+                kept[uid] = [], tokens
                 self._charge.memory.counters.failure("budget", "no room to capture a prefix")
         return kept
 
@@ -344,6 +372,7 @@ class RequestQueue:
             self._waiting.popleft().refuse(
                 RequestRefused("the server is shutting down", status=503, retry_after_seconds=5)
             )
+        self._charge = None
 
     def stats(self) -> dict[str, float]:
         """Requests that wait, run, were admitted or refused, and seconds waited, all together."""

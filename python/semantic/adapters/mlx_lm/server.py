@@ -40,10 +40,10 @@ from semantic.adapters.mlx_lm.loaded_models import LoadedModels
 from semantic.adapters.mlx_lm.queued import queued_batch, queued_generator
 from semantic.adapters.mlx_lm.request_queue import RequestQueue
 from semantic.adapters.mlx_lm.running_batch import metered_generator
+from semantic.adapters.mlx_lm.sound_requests import sound_generator
 from semantic.adapters.mlx_lm.unpadded_prefill import unpadded_generator
 from semantic.adapters.pressure import guard_for
 from semantic.application.pressure import PressureGuard
-from semantic.domain.errors import SemanticError
 from semantic.ports.outbound import BlockStore
 
 __all__ = ["DEFAULT_WAIT_SECONDS", "STATS_PATH", "ServerError", "launch", "options_help"]
@@ -208,7 +208,7 @@ def _probed(model_provider: Any) -> Any:
         models.append(model_provider.draft_model)
     try:
         return importlib.import_module("semantic.mlx").probe(*models)
-    except SemanticError:
+    except Exception:
         _log.exception("the KV cache of %s cannot be counted", model_provider.model_key)
         return None
 
@@ -253,14 +253,14 @@ def _serve(
         server.ResponseGenerator(model_provider, new_cache()).join()
         return
     cache = new_cache()
-    generator_class = stopping_generator(server.ResponseGenerator)
+    generator_class = stopping_generator(sound_generator(server.ResponseGenerator))
     batch_class = metered_generator(
         unpadded_generator(server.BatchGenerator), _weakly(cache, "report_running")
     )
     guarded: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if new_queue is not None:
         queue = new_queue(_weakly(cache, "memory_of"))
-        cache.queue_stats = queue.stats
+        cache.queue_stats, cache.may_restore = queue.stats, queue.may_restore
         guard = guard_for(cache.budget)
         guarded = _working(guard)
         generator_class = queued_generator(generator_class, queue, guard.relief.if_due)
