@@ -216,6 +216,7 @@ def started(kind: str, model: Path, samples: Path, limit_bytes: int) -> tuple[An
 def soak(kind: str, model: Path, out: Path, options: argparse.Namespace) -> dict[str, Any]:
     samples = out / f"{kind}.csv"
     process, port = started(kind, model, samples, options.limit_bytes)
+    Load(port, options.clients, options.warm_seconds).run()
     load = Load(port, options.clients, options.seconds)
     result: dict[str, Any] = {"server": kind, "limit_bytes": options.limit_bytes}
     if kind == "ours":
@@ -249,6 +250,9 @@ def soak(kind: str, model: Path, out: Path, options: argparse.Namespace) -> dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=120, help="of load for each server")
+    parser.add_argument(
+        "--warm-seconds", type=float, default=10, help="of load before, which is not counted"
+    )
     parser.add_argument("--clients", type=int, default=12)
     parser.add_argument("--limit-bytes", type=int, default=40_000_000)
     parser.add_argument("--servers", default="stock,ours", help="which, in this order")
