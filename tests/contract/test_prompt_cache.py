@@ -9,6 +9,7 @@ import pytest
 from mlx_lm.models.cache import ArraysCache, LRUPromptCache
 
 from semantic import DiskStore, MemoryBudget, Namespace
+from semantic.adapters.mlx_lm.request_queue import NOT_COPIED
 from semantic.mlx import probe
 from semantic.mlx_lm import PromptCache
 from tests.conftest import distance, feed, fresh_caches, greedy, random_tokens
@@ -425,3 +426,10 @@ def test_a_trim_that_fails_is_counted(llama, monkeypatch):
     monkeypatch.setattr(PromptCache, "_trim_sequences", lambda *_: 1 / 0)
     cache.trim_to(n_sequences=0)
     assert cache.stats()["failures"] == {"trim": 1}
+
+
+def test_a_prefix_that_there_was_no_room_to_copy_is_no_failure_of_its_own():
+    cache = PromptCache()
+    cache.insert_cache("a model", [1, 2, 3], NOT_COPIED)
+    assert len(cache) == 0
+    assert cache.stats()["failures"] == {}

@@ -9,7 +9,7 @@ import pytest
 
 from semantic import BlockPool, CacheManager
 from semantic.adapters.mlx_lm.queued import queued_batch, queued_generator
-from semantic.adapters.mlx_lm.request_queue import RequestQueue, RequestRefused
+from semantic.adapters.mlx_lm.request_queue import NOT_COPIED, RequestQueue, RequestRefused
 from semantic.mlx import probe
 
 MODEL = "the model"
@@ -271,7 +271,7 @@ def test_copies_that_there_is_no_room_for_are_not_made(server):
     free = server.pool.total_memory() - server.pool.used_memory()
     small, large = ([SimpleNamespace(nbytes=n)] for n in (free, free + 1))
     kept = server.queue.copied({1: (small, [1]), 2: (large, [2])})
-    assert kept == {1: (small, [1]), 2: ([], [2])}
+    assert kept == {1: (small, [1]), 2: (NOT_COPIED, [2])}
     server.queue.settle()
     assert server.pool.snapshot().staging == 0
 
@@ -416,7 +416,7 @@ def test_a_failure_of_the_admission_never_ends_the_generation_thread(server, mon
     assert generator._next_request(None) is None
     assert batch.insert_segments([]) == [5]
     assert batch.next()[1][0].uid == 5
-    assert batch.extract_cache([5]) == {5: ([], [])}
+    assert batch.extract_cache([5]) == {5: (NOT_COPIED, [])}
     assert batch.remove([5]) == {}
     generator._run_generate()
     assert "ZeroDivisionError" in caplog.text

@@ -17,6 +17,7 @@ from semantic.adapters.mlx.block_memory import MlxBlockMemory
 from semantic.adapters.mlx.layout import spec_of_caches
 from semantic.adapters.mlx.materialise import MlxMaterialiser
 from semantic.adapters.mlx_lm.model_identity import namespace_of_key
+from semantic.adapters.mlx_lm.request_queue import NOT_COPIED
 from semantic.application.counted_store import CountedStore
 from semantic.application.counters import Counters, FailureCallback, totals
 from semantic.application.publish import publish_caches, reason_of
@@ -154,10 +155,10 @@ class PromptCache:
         Args:
             model: The model's key.
             tokens: The tokens in the caches; where the caches hold fewer, only those count.
-            prompt_cache: The caches; they stay the caller's. None at all are not remembered.
+            prompt_cache: The caches; they stay the caller's.
             cache_type: "assistant", "user" or "system": what kind of segment ends here.
         """
-        if not prompt_cache:
+        if prompt_cache is NOT_COPIED:
             return
         try:
             packed = TokenIds(tokens)

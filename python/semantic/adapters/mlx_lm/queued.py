@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from semantic.adapters.mlx_lm.request_queue import RequestQueue
+from semantic.adapters.mlx_lm.request_queue import NOT_COPIED, RequestQueue
 
 __all__ = ["queued_batch", "queued_generator"]
 
@@ -138,7 +138,7 @@ def queued_batch(generator_class: type[Any], queue: RequestQueue) -> type[Any]:
 
         def extract_cache(self, uids: Any) -> Any:
             copies = super().extract_cache(uids)
-            return _tell(queue.copied, copies, otherwise={uid: ([], []) for uid in copies})
+            return _tell(queue.copied, copies, otherwise={uid: (NOT_COPIED, []) for uid in copies})
 
         def remove(self, uids: Any, *args: Any, **options: Any) -> Any:
             removed = super().remove(uids, *args, **options)

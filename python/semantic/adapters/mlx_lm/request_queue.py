@@ -34,7 +34,7 @@ from semantic.domain.errors import PoolExhaustedError, SemanticError
 from semantic.domain.native import TokenIds
 from semantic.ports.outbound import Clock
 
-__all__ = ["RequestQueue", "RequestRefused"]
+__all__ = ["NOT_COPIED", "RequestQueue", "RequestRefused"]
 
 _log = logging.getLogger("semantic.serve")
 
@@ -52,6 +52,10 @@ class RequestRefused(SemanticError):  # noqa: N818 - an answer to a client, no f
 
     status: int = 503
     retry_after_seconds: int | None = None
+
+
+NOT_COPIED: list[Any] = []
+"""Given to the server in the place of caches that there was no room for a copy of."""
 
 
 @dataclass(eq=False)
@@ -325,7 +329,7 @@ class RequestQueue:
                 kept[uid] = caches, tokens
             else:
                 # The server counts segments by what it is given: nothing is given, not left out.
-                kept[uid] = [], tokens
+                kept[uid] = NOT_COPIED, tokens
                 self._charge.memory.counters.failure("budget", "no room to capture a prefix")
         return kept
 
