@@ -64,10 +64,10 @@ impl Crowds {
         self.entries[id.0 as usize].n_nodes += 1;
     }
 
-    /// One node less is this crowd's. When that was the last, the crowd is gone: those who were in it.
-    pub(crate) fn leave(&mut self, id: CrowdId) -> Option<Arc<[AgentId]>> {
+    /// `n` nodes less are this crowd's. When those were the last, it is gone: those who were in it.
+    pub(crate) fn leave(&mut self, id: CrowdId, n: usize) -> Option<Arc<[AgentId]>> {
         let crowd = &mut self.entries[id.0 as usize];
-        crowd.n_nodes -= 1;
+        crowd.n_nodes -= n;
         if crowd.n_nodes > 0 {
             return None;
         }
@@ -177,30 +177,36 @@ impl Index {
                 }
             }
         }
-        self.give_up(before);
+        self.give_up(before, 1);
     }
 
-    /// A node that is about to go is nobody's.
-    #[inline]
-    pub(super) fn disown(&mut self, id: NodeId) {
-        let before = std::mem::take(&mut self.nodes[id].owner);
-        self.give_up(before);
+    /// Nodes that are about to go are nobody's. Neighbours mostly had the same owner, who is told once.
+    pub(super) fn disown(&mut self, ids: &[NodeId]) {
+        let (mut owner, mut n) = (Owner::Nobody, 0);
+        for &id in ids {
+            let before = std::mem::take(&mut self.nodes[id].owner);
+            if before != owner {
+                self.give_up(owner, n);
+                (owner, n) = (before, 0);
+            }
+            n += 1;
+        }
+        self.give_up(owner, n);
     }
 
-    /// Whoever had a node has one less.
-    #[inline]
-    fn give_up(&mut self, owner: Owner) {
+    /// Whoever had `n` nodes has them no more.
+    fn give_up(&mut self, owner: Owner, n: usize) {
         match owner {
             Owner::Nobody => {}
             Owner::One(id) => {
                 let Some(agent) = self.agents.get_mut(id) else { return };
-                agent.n_nodes -= 1;
+                agent.n_nodes -= n;
                 if agent.n_nodes == 0 {
                     self.leave_if_idle(id);
                 }
             }
             Owner::Many(crowd) => {
-                let members = self.crowds.leave(crowd);
+                let members = self.crowds.leave(crowd, n);
                 for &member in members.iter().flat_map(|members| members.iter()) {
                     if let Some(agent) = self.agents.get_mut(member) {
                         agent.crowds.retain(|other| *other != crowd);

@@ -256,7 +256,7 @@ impl Index {
             self.detach(books, id, &piece);
         }
         let parent = self.nodes[id].parent;
-        self.disown(id);
+        self.disown(&[id]);
         self.nodes.cut(id);
         if let Some(parent) = parent.filter(|_| self.goes_by_leaves()) {
             self.list_leaf(books, parent);

@@ -99,9 +99,7 @@ impl Index {
         let end = self.join_ends(leaf);
         self.order.remove_row(tail.iter().map(|id| id.place()));
         let n = self.free_whole(books, root, tail);
-        for &id in tail {
-            self.disown(id);
-        }
+        self.disown(tail);
         self.nodes.cut_tail(tail);
         if let Some(parent) = parent {
             self.list_leaf(books, parent);

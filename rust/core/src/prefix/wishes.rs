@@ -185,8 +185,11 @@ impl Index {
         let Some(end) = self.ends.get_mut(id) else { return false };
         end.agents.retain(|other| *other != agent);
         let is_unwanted = end.agents.is_empty();
-        if let Some(agent) = self.agents.get_mut(agent) {
-            agent.ends.retain(|other| *other != id);
+        // The oldest mostly goes first, and is found at once; each is there once.
+        if let Some(agent) = self.agents.get_mut(agent)
+            && let Some(at) = agent.ends.iter().position(|&other| other == id)
+        {
+            agent.ends.remove(at);
         }
         self.leave_if_idle(agent);
         is_unwanted
