@@ -273,7 +273,7 @@ class Rows:
         return [plan, data]
 
     def extract(self, batch_caches: Any, row: int) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError  # no test here has a batch
 
 
 def test_a_thousand_swaps_leave_the_bytes_where_they_began() -> None:

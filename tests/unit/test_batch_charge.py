@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 
 from semantic import BlockPool, CacheManager, PoolExhaustedError
@@ -135,3 +138,20 @@ def test_copies_are_charged_until_they_are_dropped(llama):
     assert llama.pool.snapshot().staging == total
     llama.charge.drop_copies()
     assert llama.pool.snapshot().staging == 0
+
+
+def test_what_waits_to_be_stored_is_given_up_only_where_nobody_ends(model_of):
+    two = Memory(model_of("llama"), 1 << 30).peak(311, 311)
+    memory = Memory(model_of("llama"), two)
+    given_up = []
+    writer = SimpleNamespace(let_go=lambda: given_up.append(True))
+    resources = replace(memory.manager._memory, tier=SimpleNamespace(writer=writer))
+    charge = BatchCharge(resources, 256)
+    row = charge.add(TokenIds(TOKENS[:300]), 10)
+    with pytest.raises(PoolExhaustedError):
+        charge.add(TokenIds(TOKENS), 10)
+    assert not given_up
+    charge.end(row)
+    with pytest.raises(PoolExhaustedError):
+        charge.add(TokenIds(TOKENS), 10)
+    assert given_up == [True]

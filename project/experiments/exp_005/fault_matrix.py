@@ -28,9 +28,9 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[2]), str(HERE)]
 
 from faults.calls import call_rows, preloaded  # noqa: E402 (the path comes first)
-from faults.files import file_rows  # noqa: E402
-from faults.oracle import Row  # noqa: E402
-from faults.system import inside, process_rows, rust_rows, system_rows  # noqa: E402
+from faults.files import file_rows  # noqa: E402 (as above)
+from faults.oracle import Row  # noqa: E402 (as above)
+from faults.system import inside, process_rows, rust_rows, system_rows  # noqa: E402 (as above)
 
 _PARTS = ("rust", "calls", "files", "system", "processes")
 _COLUMNS = ("fault", "where", "tried", "refused", "wrong", "lost", "left", "raised", "note")

@@ -1,4 +1,4 @@
-"""mlx_lm.server's generator and batch, with an `RequestQueue` between them and their requests."""
+"""mlx_lm.server's generator and batch, with a `RequestQueue` between them and their requests."""
 
 from __future__ import annotations
 
