@@ -15,6 +15,10 @@ use crate::prefix::end::EndId;
 pub(crate) struct AgentId(u32);
 
 impl AgentId {
+    pub(crate) fn numbered(number: u32) -> Self {
+        Self(number)
+    }
+
     pub(crate) fn number(self) -> u32 {
         self.0
     }
