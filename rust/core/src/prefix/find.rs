@@ -135,9 +135,10 @@ impl Nodes {
 
 /// Where among its siblings a child is; they are walked in strides, without a branch for each.
 pub(super) fn position(children: &[NodeId], child: NodeId) -> Option<usize> {
-    const STRIDE: usize = 32;
-    let n_here = |some: &[NodeId]| some.iter().filter(|&&other| other == child).count();
-    let first = children.chunks(STRIDE).position(|some| n_here(some) > 0)? * STRIDE;
+    const STRIDE: usize = 64;
+    // Nothing that is counted, whose overflow would be checked: many are compared at once.
+    let is_here = |some: &[NodeId]| some.iter().fold(false, |is, &other| is | (other == child));
+    let first = children.chunks(STRIDE).position(is_here)? * STRIDE;
     let here = children[first..].iter().position(|&other| other == child)?;
     Some(first + here)
 }
