@@ -215,11 +215,11 @@ class PromptCache:
                 return None, 0, hold.matched_tokens
             caches = restored(member, hold)
             member.sealed.used(hold, agent_id)
-            # Nothing tells of a turn that comes to no insertion: an agent may always have left.
-            member.sealed.depart(agent_id)
             return caches, hold.n_tokens, hold.matched_tokens
         finally:
             member.sealed.release(hold)
+            # Nothing tells of a turn that comes to no insertion: an agent may always have left.
+            member.sealed.depart(agent_id)
 
     def _best_member(self, model: Any, tokens: TokenIds) -> Resources | None:
         """The layout under this key that has the longest hit."""
