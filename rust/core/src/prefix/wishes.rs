@@ -81,7 +81,7 @@ impl Index {
         let now = self.now;
         if let Some(lost) = self.agents.lost(now) {
             for id in lost {
-                self.leave_if_idle(id);
+                self.let_go(id);
             }
         }
         let id = self.enter(root, agent);
@@ -116,6 +116,22 @@ impl Index {
             self.crowds.forget(crowd, id);
             self.restand_crowd(crowd);
         }
+    }
+
+    /// An agent is lost. It wants no more what others want, too: what many share mostly stays, and
+    /// nobody who was once here would ever be forgotten. One that wants nothing counts as ended.
+    fn let_go(&mut self, id: AgentId) {
+        let Some(agent) = self.agents.get(id).filter(|agent| agent.pinned.is_none()) else {
+            return;
+        };
+        let is_shared = |end: &EndId| self.ends.get(*end).is_some_and(|end| end.agents.len() > 1);
+        for end in agent.ends.iter().copied().filter(is_shared).collect::<Vec<_>>() {
+            self.unclaim(end, id);
+        }
+        if let Some(agent) = self.agents.get_mut(id).filter(|agent| agent.ends.is_empty()) {
+            agent.hint = Hint::Ended;
+        }
+        self.leave_if_idle(id);
     }
 
     /// The namespace of these agents is about to close: nobody can say anything of them any more.
