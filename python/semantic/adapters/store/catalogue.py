@@ -13,9 +13,11 @@ Keys and names are what the disk sees of them: a veil may hide what they stand f
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from semantic.adapters.store.counts import count, keep, next_use, written
 from semantic.adapters.store.database import Database, in_parts, whole
@@ -30,7 +32,10 @@ from semantic.domain.native import TokenIds
 from semantic.domain.policy import EvictionOrder, Hint, Priority
 from semantic.domain.stored import NewBlock
 
-__all__ = ["Catalogue", "ListedNode", "Room"]
+__all__ = ["Adopted", "Catalogue", "ListedNode", "Room"]
+
+Adopted = tuple[NewBlock, int, int]
+"""The block of a file, its bytes, and when it was last written."""
 
 _ORDERS = {
     "lru": ("blocks_by_use", "standing"),
@@ -211,42 +216,57 @@ class Catalogue:
         return max(0, short)
 
     def arrived(self, blocks: Sequence[tuple[NewBlock, int]], agent_id: str, now: int) -> None:
-        """The files of these blocks have their names, and so many bytes."""
+        """The files of these blocks, reserved before, have their names, and so many bytes.
+
+        Raises:
+            CachePersistenceError: They are not reserved any more.
+        """
         with self.database.transaction() as run:
             use = next_use(run)
+            for block, n_bytes in blocks:
+                file = self._veil.file(block.name)
+                if run.execute(_ARRIVES, (n_bytes, use, now, file, self._owner)).rowcount != 1:
+                    raise CachePersistenceError(f"{file} was not reserved any more")
             self._rows.enter_nodes(run, [block for block, _ in blocks])
-            run.executemany(
-                _COMES + _HERE_NOW + " DO UPDATE SET state = 'here', bytes = excluded.bytes,"
-                " last_use = excluded.last_use, used_at = excluded.used_at",
-                [
-                    (*self._rows.row(block, n_bytes), self._owner, use, now)
-                    for block, n_bytes in blocks
-                ],
-            )
             namespaces = {block.namespace for block, _ in blocks}
             self._users.enter_agent(run, namespaces, agent_id, now)
             keys = [self._veil.key(block.name.key) for block, _ in blocks]
             self._users.enter(run, keys, agent_id)
 
-    def adopt(self, files: Sequence[tuple[NewBlock, int, int]]) -> None:
-        """Whole files that nobody who runs is writing: they are here.
+    def adopt(
+        self,
+        files: Sequence[str],
+        look: Callable[[str], Adopted | None],
+        *,
+        state: Literal["coming", "here"] = "here",
+    ) -> None:
+        """Let the rows of files say what lies on the disk.
+
+        It is looked at within the transaction: a file comes after its row and goes before it, so
+        nobody writes or removes one that has no row meanwhile.
 
         Args:
-            files: The blocks, their bytes, and when they were last written, in that order: what
-                comes first goes first.
+            files: Their names, in the order in which they are to go.
+            look: Finds out what a file is; None where there is no block. It asks the catalogue
+                nothing.
+            state: Of the rows that are to agree. Those in another one are somebody's business.
         """
         with self.database.transaction() as run:
-            self._rows.agree(run, [block for block, _, _ in files])
-            for block, n_bytes, written_at in files:
-                row = (*self._rows.row(block, n_bytes), self._owner, next_use(run), written_at)
-                run.execute(
-                    _COMES + _HERE_NOW + " DO UPDATE SET state = 'here', bytes = excluded.bytes,"
-                    " used_at = max(used_at, excluded.used_at), last_use = CASE state"
-                    " WHEN 'coming' THEN excluded.last_use ELSE last_use END"
-                    " WHERE state != 'leaving'",
-                    row,
-                )
-            stand(run, [self._veil.key(block.name.key) for block, _, _ in files])
+            found: list[Adopted] = []
+            for file in files:
+                row = run.execute("SELECT state FROM blocks WHERE file = ?", (file,)).fetchone()
+                if row is not None and row[0] != state:
+                    continue
+                adopted = look(file)
+                if adopted is None:
+                    self._gone(run, [file])
+                else:
+                    found.append(adopted)
+            self._rows.agree(run, [block for block, _, _ in found])
+            for block, n_bytes, written_at in found:
+                values = (*self._rows.row(block, n_bytes), self._owner, next_use(run), written_at)
+                run.execute(_ADOPTED, values)
+            stand(run, [self._veil.key(block.name.key) for block, _, _ in found])
 
     # Staying -----------------------------------------------------------------------------------
 
@@ -350,15 +370,20 @@ class Catalogue:
             is_forgotten: So do the names of agents of whom nothing is left, however they stand.
         """
         with self.database.transaction() as run:
-            keys = set()
-            for file in files:
-                row = run.execute("DELETE FROM blocks WHERE file = ? RETURNING key", (file,))
-                keys |= set(row.fetchall())
-            for key in keys:
-                is_left = run.execute("SELECT 1 FROM blocks WHERE key = ? LIMIT 1", key)
-                if is_left.fetchone() is None:
-                    run.execute("DELETE FROM nodes WHERE key = ?", key)
-                    self._users.leave(run, *key, is_forgotten=is_forgotten)
+            self._gone(run, files, is_forgotten=is_forgotten)
+
+    def _gone(
+        self, run: sqlite3.Cursor, files: Sequence[str], *, is_forgotten: bool = False
+    ) -> None:
+        keys = set()
+        for file in files:
+            row = run.execute("DELETE FROM blocks WHERE file = ? RETURNING key", (file,))
+            keys |= set(row.fetchall())
+        for key in keys:
+            is_left = run.execute("SELECT 1 FROM blocks WHERE key = ? LIMIT 1", key)
+            if is_left.fetchone() is None:
+                run.execute("DELETE FROM nodes WHERE key = ?", key)
+                self._users.leave(run, *key, is_forgotten=is_forgotten)
 
     def older_than(self, time: int) -> list[str]:
         """The blocks that nobody has used since; pinned ones are kept."""
@@ -389,5 +414,13 @@ _COMES = (
     "INSERT INTO blocks (file, key, layer_group, lo, hi, bytes, is_bounded, state, owner,"
     " last_use, used_at)"
 )
-_HERE_NOW = " VALUES (?, ?, ?, ?, ?, ?, ?, 'here', ?, ?, ?) ON CONFLICT"
+_ARRIVES = (
+    "UPDATE blocks SET state = 'here', bytes = ?, last_use = ?, used_at = ?"
+    " WHERE file = ? AND state = 'coming' AND owner = ?"
+)
+_ADOPTED = (
+    _COMES + " VALUES (?, ?, ?, ?, ?, ?, ?, 'here', ?, ?, ?) ON CONFLICT DO UPDATE"
+    " SET state = 'here', bytes = excluded.bytes, used_at = max(used_at, excluded.used_at),"
+    " last_use = CASE state WHEN 'coming' THEN excluded.last_use ELSE last_use END"
+)
 _LEAVES = "UPDATE blocks SET state = 'leaving', owner = ? WHERE file = ? AND state = 'here'"

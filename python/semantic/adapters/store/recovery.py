@@ -13,15 +13,16 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from semantic.adapters.store.block_file import described
-from semantic.adapters.store.catalogue import Catalogue
+from semantic.adapters.store.catalogue import Adopted, Catalogue
 from semantic.adapters.store.database import CatalogueDamagedError
 from semantic.adapters.store.soundness import Soundness
 from semantic.adapters.store.veil import Veil
 from semantic.domain.errors import CacheCorruptionError, CachePersistenceError
 from semantic.domain.native import BlockFolder
-from semantic.domain.stored import BlockName, NewBlock
+from semantic.domain.stored import BlockName
 
 __all__ = ["Listed", "Recovery", "listed"]
 
@@ -29,8 +30,8 @@ _log = logging.getLogger("semantic")
 
 _ENDING = ".safetensors"
 _FANS = [f"{number:02x}" for number in range(256)]
-_MANY = 200
-"""Files that are entered in one transaction."""
+_MANY = 50
+"""Files that are looked at in one transaction: nobody else writes meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,18 +165,14 @@ class Recovery:
         left = self._left_behind(running)
         with contextlib.suppress(CachePersistenceError):  # what cannot be removed stays reserved
             self._remove([file for file, state in left if state == "leaving"])
-        coming = [file for file, state in left if state == "coming"]
-        there = [file for file in coming if os.path.lexists(self._file(file))]
-        self._catalogue.left([file for file in coming if file not in there])
-        for file in there:
+        for file in [file for file, state in left if state == "coming"]:
             try:
-                self._enter([file])
+                self._enter([file], state="coming")
             except CatalogueDamagedError:
                 raise
             except CachePersistenceError:
                 # The disk may be full. Nobody was told that this one is stored.
                 self._remove([file])
-        self._catalogue.left([file for file in there if file in self.unread])
         return len(self._left_behind(running)) < len(left)
 
     def _left_behind(self, running: Sequence[str]) -> list[tuple[str, str]]:
@@ -184,13 +181,11 @@ class Recovery:
 
     def _agree(self, *, is_thorough: bool) -> None:
         known = self._catalogue.files()
-        busy = {file for file, _, _ in self._catalogue.on_their_way()}
         there = listed(self._path)
         self._note(there)
-        self._remove(self._catalogue.leave([file for file in known if not there.may_have(file)]))
-        new = there.files - known - busy
+        gone = {file for file in known if not there.may_have(file)}
         wrong = self.soundness.wrong_files() if is_thorough else set()
-        self._enter(sorted(new | (wrong & there.files)))
+        self._enter(sorted(gone | (there.files - known) | (wrong & there.files)))
         if is_thorough and not self.soundness.is_sum_right():
             # One that has gone since may be written again before its row is counted.
             sizes = {file: self._size(file) for file in there.files}
@@ -219,22 +214,17 @@ class Recovery:
         """Let the catalogue say of a file what its header says."""
         self._enter([file])
 
-    def _enter(self, files: Sequence[str]) -> None:
-        """Enter files that the catalogue does not know, not yet, or wrongly; the oldest first."""
+    def _enter(self, files: Sequence[str], *, state: Literal["coming", "here"] = "here") -> None:
+        """Let the rows of files in this state, or without any, say what is there; oldest first."""
         for some in _parts(sorted(files, key=self._written_at)):
             if self.is_over:
                 raise CachePersistenceError(f"{self._path} was closed meanwhile")
-            found = [(file, self._described(file)) for file in some]
-            self._catalogue.adopt(
-                [
-                    (*described, min(self._written_at(file), int(self._now())))
-                    for file, described in found
-                    if described is not None
-                ]
-            )
+            self._catalogue.adopt(some, self._adopted, state=state)
 
-    def _described(self, file: str) -> tuple[NewBlock, int] | None:
-        """A file's block and its bytes; None for what is none."""
+    def _adopted(self, file: str) -> Adopted | None:
+        """A file's block; None where there is none, or none any more."""
+        if not os.path.lexists(self._file(file)):
+            return None
         name = BlockName.parse(file)
         if name is None or str(name) != file:
             self._leave_alone(file, "it is no block")
@@ -243,20 +233,20 @@ class Recovery:
             opened = self._folder.open(file)
             block = None if opened is None else described(opened)
             if opened is not None and block is not None and self._veil.file(block.name) == file:
-                return block, opened.n_bytes
+                return block, opened.n_bytes, min(self._written_at(file), int(self._now()))
         except CacheCorruptionError as error:
             _log.warning("set aside: %s", error)
         except CachePersistenceError as error:
             self._leave_alone(file, str(error))
             return None
         self._folder.set_aside(file)
-        self._catalogue.left([file])
         return None
 
     def _leave_alone(self, file: str, why: str) -> None:
         _log.warning("%s: %s is left alone: %s", self._path, file, why)
+        if file not in self.unread:
+            self.unread_bytes += self._size(file)
         self.unread[file] = why
-        self.unread_bytes += self._size(file)
 
     def _file(self, file: str) -> Path:
         return self._path / "blocks" / file[:2] / f"{file}{_ENDING}"
