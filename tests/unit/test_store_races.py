@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from semantic import CachePersistenceError, DiskStore
-from semantic.adapters.store import recovery
+from semantic.adapters.store import recovery, upkeep
 from semantic.adapters.store.catalogue import Room
 from semantic.adapters.store.locks import Lock
 from semantic.adapters.store.owners import Owners
 from semantic.adapters.store.upkeep import verify
+from semantic.domain.native import BlockFile
 from tests.store_hammer import lying_at_once
 from tests.stored_blocks import BLOCK_BYTES, blocks_of, read, sequence, turn
 
@@ -101,6 +102,26 @@ def test_a_block_that_comes_again_while_the_folder_is_compared_stays(
     store.recover()
     assert read(other, BLOCK)
     assert verify(store) == []
+
+
+def test_a_block_that_goes_and_comes_again_while_it_is_verified_is_not_missing(
+    both: tuple[DiskStore, DiskStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = both
+    turn(other, TOKENS, "a")
+    before(monkeypatch, upkeep, "listed", lambda: other.remove([FILE]))
+    folder = store.folder
+
+    class ComesAfterwards:
+        def open(self, file: str) -> BlockFile | None:
+            opened = folder.open(file)
+            monkeypatch.setattr(store, "folder", folder)
+            turn(other, TOKENS, "a")
+            return opened
+
+    monkeypatch.setattr(store, "folder", ComesAfterwards())
+    assert verify(store) == []
+    assert read(other, BLOCK)
 
 
 def test_what_is_not_reserved_any_more_does_not_arrive(

@@ -140,9 +140,11 @@ class Catalogue:
         """The files of the blocks that are here."""
         return {file for (file,) in self.database.read(_HERE, (), (str,))}
 
-    def has(self, file: str) -> bool:
-        """Whether there is a row for this file, in whichever state."""
-        return bool(self.database.read("SELECT 1 FROM blocks WHERE file = ?", (file,)))
+    def beside(self, file: str, is_there: Callable[[], bool]) -> tuple[str | None, bool]:
+        """The state of a file's row, None without one, and whether the file is there; at once."""
+        with self.database.transaction() as run:
+            row = run.execute("SELECT state FROM blocks WHERE file = ?", (file,)).fetchone()
+            return None if row is None else str(row[0]), is_there()
 
     def on_their_way(self) -> list[tuple[str, str, str]]:
         """The blocks that come or leave: file, state, and whose business that is."""
@@ -292,6 +294,12 @@ class Catalogue:
         is_pinned: bool | None = None,
     ) -> None:
         """How an agent's blocks stand from now on; None leaves that as it was."""
+        if (hint, priority, is_pinned) == ("active", None, None):
+            # It is said with every request, and most have not ended.
+            where = "SELECT 1 FROM agents WHERE namespace = ? AND agent = ? AND is_ended"
+            who = self._veil.key(namespace), self._veil.agent(agent_id)
+            if not self.database.read(where, who):
+                return
         with self.database.transaction() as run:
             self._users.regard(run, namespace, agent_id, hint, priority, is_pinned)
 
