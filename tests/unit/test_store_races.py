@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +52,23 @@ def fill(store: DiskStore) -> None:
         turn(store, sequence(seed, 1), "b")
 
 
-def comes_while_the_folder_is_compared(monkeypatch: pytest.MonkeyPatch, other: DiskStore) -> None:
-    """The other one writes a block after the rows are read and before the folder is."""
-    before(monkeypatch, recovery, "listed", lambda: turn(other, TOKENS, "a"))
+def before_listing(monkeypatch: pytest.MonkeyPatch, step: Callable[[], object]) -> None:
+    """Take a step after the rows are read and before the folder of the block is."""
+    listed = recovery.listed
+
+    def stepped(path: Path, fans: Sequence[str]) -> recovery.Listed:
+        if FILE[:2] in fans:
+            step()
+        return listed(path, fans)
+
+    monkeypatch.setattr(recovery, "listed", stepped)
 
 
 def test_a_block_that_comes_and_goes_while_the_folder_is_compared_is_not_entered(
     both: tuple[DiskStore, DiskStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, other = both
-    comes_while_the_folder_is_compared(monkeypatch, other)
+    before_listing(monkeypatch, lambda: turn(other, TOKENS, "a"))
 
     def gone_and_another_in_its_place() -> None:
         other.remove([FILE])
@@ -80,7 +87,7 @@ def test_a_block_that_another_is_writing_again_is_left_to_it(
     both: tuple[DiskStore, DiskStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, other = both
-    comes_while_the_folder_is_compared(monkeypatch, other)
+    before_listing(monkeypatch, lambda: turn(other, TOKENS, "a"))
 
     def gone_and_coming_again() -> None:
         other.remove([FILE])
@@ -97,7 +104,7 @@ def test_a_block_that_comes_again_while_the_folder_is_compared_stays(
 ) -> None:
     store, other = both
     turn(other, TOKENS, "a")
-    before(monkeypatch, recovery, "listed", lambda: other.remove([FILE]))
+    before_listing(monkeypatch, lambda: other.remove([FILE]))
     before(monkeypatch, store.catalogue, "adopt", lambda: turn(other, TOKENS, "a"))
     store.recover()
     assert read(other, BLOCK)

@@ -136,9 +136,12 @@ class Catalogue:
             for key, (parent, tokens, blocks) in found.items()
         ]
 
-    def files(self) -> set[str]:
-        """The files of the blocks that are here."""
-        return {file for (file,) in self.database.read(_HERE, (), (str,))}
+    def files(self, begin: str | None = None, end: str | None = None) -> set[str]:
+        """The files of the blocks that are here: all, or from this name on, or before that one."""
+        bounds = {" AND file >= ?": begin, " AND file < ?": end}
+        given = {where: bound for where, bound in bounds.items() if bound is not None}
+        rows = self.database.read(_HERE + "".join(given), [*given.values()], (str,))
+        return {file for (file,) in rows}
 
     def beside(self, file: str, is_there: Callable[[], bool]) -> tuple[str | None, bool]:
         """The state of a file's row, None without one, and whether the file is there; at once."""
