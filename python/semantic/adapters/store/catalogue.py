@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from semantic.adapters.store import leaving
 from semantic.adapters.store.counts import count, keep, next_use, written
 from semantic.adapters.store.database import Database, in_parts, whole
 from semantic.adapters.store.expiry import Seen
@@ -36,11 +37,6 @@ __all__ = ["Adopted", "Catalogue", "ListedNode", "Room"]
 
 Adopted = tuple[NewBlock, int, int]
 """The block of a file, its bytes, and when it was last written."""
-
-_ORDERS = {
-    "lru": ("blocks_by_use", "standing"),
-    "scan_resistant": ("blocks_by_reuse", "(CASE WHEN uses > 1 THEN standing ELSE 0 END)"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,46 +328,14 @@ class Catalogue:
     # Leaving -----------------------------------------------------------------------------------
 
     def choose(self, n_bytes: int, order: EvictionOrder = "lru") -> list[str]:
-        """Blocks that go next, of at least so many bytes where there are: they leave from now on.
-
-        The least recently used of the lowest standing go first, and nothing goes before what can be
-        reached through it alone: an unbounded block leaves with all that is stored of its token
-        block, and when nothing is stored behind it.
-        """
-        index, standing = _ORDERS[order]
+        """Blocks that go next, of so many bytes where there are: they leave from now on."""
         with self.database.transaction() as run:
-            chosen: list[str] = []
-            gone = 0
-            while gone < n_bytes:
-                row = run.execute(
-                    "SELECT file, bytes, key, is_bounded FROM blocks b"
-                    f" INDEXED BY {index}"  # SQLite would sort all rows
-                    f" WHERE state = 'here' AND standing < {PINNED}"
-                    " AND (is_bounded OR NOT EXISTS ("
-                    "   SELECT 1 FROM nodes c JOIN blocks d ON d.key = c.key AND d.state = 'here'"
-                    "   WHERE c.parent = b.key))"
-                    f" ORDER BY {standing}, last_use, lo DESC LIMIT 1"
-                ).fetchone()
-                if row is None:
-                    break
-                rows = [row[:2]]
-                if not row[3]:
-                    together = "SELECT file, bytes FROM blocks WHERE key = ? AND state = 'here'"
-                    rows = run.execute(together, (row[2],)).fetchall()
-                for file, size in rows:
-                    run.execute(_LEAVES, (self._owner, file))
-                    chosen.append(file)
-                    gone += whole(size)
-        return chosen
+            return leaving.choose(run, self._owner, n_bytes, order)
 
     def leave(self, files: Sequence[str]) -> list[str]:
         """Those of these that are here leave from now on, wherever they are in the order."""
         with self.database.transaction() as run:
-            return [
-                file
-                for file in files
-                if run.execute(_LEAVES + " RETURNING 1", (self._owner, file)).fetchone()
-            ]
+            return [file for file in files if leaving.leave(run, self._owner, file)]
 
     def left(self, files: Sequence[str], *, is_forgotten: bool = False) -> None:
         """The files of these have gone; so do token blocks of which nothing is left.
@@ -434,4 +398,3 @@ _ADOPTED = (
     " SET state = 'here', bytes = excluded.bytes, used_at = max(used_at, excluded.used_at),"
     " last_use = CASE state WHEN 'coming' THEN excluded.last_use ELSE last_use END"
 )
-_LEAVES = "UPDATE blocks SET state = 'leaving', owner = ? WHERE file = ? AND state = 'here'"
