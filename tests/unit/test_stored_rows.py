@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, cast
@@ -78,15 +79,14 @@ def test_the_last_blocks_are_read_while_an_early_one_is_waited_for(readers: Exec
 
 
 def test_what_has_not_begun_when_a_block_is_missing_is_not_read(readers: Executor) -> None:
-    barrier = threading.Event()
-
     class Slow(Store):
         def read(self, name: BlockName, tokens: TokenIds, memory: Any) -> bool:
             is_read = super().read(name, tokens, memory)
-            # Two at once, the first of which is missing: the other one ends after that is known.
-            return is_read if name.lo == 0 else barrier.wait(0.2) or is_read
+            if name.lo:
+                time.sleep(0.2)  # two at once: most have not begun when the first is missing
+            return is_read
 
     store = Slow(lambda _: False)
     with pytest.raises(StoredBlockGoneError):
         publish(rows_of(store, readers))
-    assert 1 <= len(store.begun) <= 4
+    assert 1 <= len(store.begun) < N_BLOCKS
