@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -14,6 +15,7 @@ from semantic import (
     BlockPool,
     CacheManager,
     CachePersistenceError,
+    DiskStore,
     MemoryBudget,
     MemoryStore,
     Namespace,
@@ -92,6 +94,7 @@ def test_a_managers_metrics(model_of: Any) -> None:
             lease.commit(tokens, caches)
     memory.flush(30)
     held = memory.admit("a", [*PROMPT, 1, 2])
+    memory.flush(30)
     values = read(memory)
     stats: Any = memory.stats()
     for name in ("held", "live", "staging", "cached"):
@@ -153,6 +156,19 @@ def test_a_store_is_counted(model_of: Any) -> None:
     assert values["semantic_store_loaded_tokens_total",] == cached
     assert values["semantic_store_refused_total",] == 0
     again.close(10)
+
+
+def test_files_that_could_not_be_read_are_counted(model_of: Any, tmp_path: Path) -> None:
+    spec = probe(model_of("llama"))
+    DiskStore(tmp_path, 1 << 26, free_floor_bytes=0).close()
+    (tmp_path / "blocks" / "ab").mkdir()
+    (tmp_path / "blocks" / "ab" / "ab-no-block.safetensors").touch()
+    store = DiskStore(tmp_path, 1 << 26, free_floor_bytes=0)
+    pool = BlockPool(spec, total_memory=1 << 26)
+    memory = CacheManager(spec, pool, store=store, namespace=Namespace("m"))
+    assert read(memory)["semantic_store_unread",] == 1
+    memory.close(10)
+    store.close()
 
 
 def test_what_the_system_refuses_is_counted() -> None:

@@ -468,7 +468,7 @@ def test_a_maker_that_is_killed_leaves_the_work_to_the_next(tmp_path: Path) -> N
     code = (
         "import os; from pathlib import Path; from semantic import DiskStore\n"
         "from semantic.adapters.store import catalogue\n"
-        "catalogue.Catalogue.adopt = lambda *_: os.kill(os.getpid(), 9)\n"
+        "catalogue.Catalogue.adopt = lambda *_, **__: os.kill(os.getpid(), 9)\n"
         f"DiskStore(Path({str(tmp_path)!r}), free_floor_bytes=0)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9

@@ -128,6 +128,19 @@ def test_what_was_set_aside_is_forgotten_with_any_agent(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_log_that_others_use_is_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("semantic.adapters.store.catalogued._ATTEMPTS", 1)
+    store = DiskStore(tmp_path, free_floor_bytes=0)
+    turn(store, sequence(1, 1), "a")
+    monkeypatch.setattr(store.catalogue.database, "truncate", lambda: False)
+    for _ in range(3):
+        assert store.forget(ROOT, "a") in (0, 1)
+    assert [record.message.endswith("a log that others use") for record in caplog.records] == [True]
+    store.close()
+
+
 def test_a_removed_file_does_not_come_back_after_a_power_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

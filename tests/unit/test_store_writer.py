@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from semantic import CachePersistenceError
+from semantic import CachePersistenceError, DiskStore
 from semantic.application.counters import Counters
 from semantic.application.saved_turn import Told
 from semantic.application.store_tier import StoreTier
 from semantic.application.store_writer import StoreWriter
+from tests.stored_blocks import blocks_of, sequence
 
 ROOT = b"r" * 32
 
@@ -97,6 +99,11 @@ class Desk:
     def failures(self, reason: str) -> int:
         failures: Any = self.counters.as_dict()["failures"]
         return int(failures.get(reason, 0))
+
+
+def tier_of(store: Any, writer: StoreWriter) -> StoreTier:
+    memory = cast(Any, SimpleNamespace(root=ROOT))
+    return StoreTier(cast(Any, None), memory, store, cast(Any, None), Counters(), writer)
 
 
 @pytest.fixture
@@ -294,14 +301,7 @@ def test_forgetting_waits_for_a_turn_that_is_being_written_and_not_for_ever(
 ) -> None:
     monkeypatch.setattr("semantic.application.store_tier._FORGET_SECONDS", 0.05)
     desk.busy()
-    tier = StoreTier(
-        cast(Any, None),
-        cast(Any, SimpleNamespace(root=ROOT)),
-        cast(Any, desk.store),
-        cast(Any, None),
-        desk.counters,
-        desk.writer,
-    )
+    tier = tier_of(desk.store, desk.writer)
     with pytest.raises(CachePersistenceError, match="still being stored"):
         tier.forget("busy")
     assert tier.forget("b") == 1
@@ -309,3 +309,18 @@ def test_forgetting_waits_for_a_turn_that_is_being_written_and_not_for_ever(
     monkeypatch.setattr("semantic.application.store_tier._FORGET_SECONDS", 30.0)
     assert tier.forget("busy") == 1
     assert desk.store.told == [("forget", "b"), "busy", ("forget", "busy")]
+
+
+def test_an_agent_that_comes_back_to_another_process_has_not_ended(tmp_path: Path) -> None:
+    here, there = (DiskStore(tmp_path, free_floor_bytes=0) for _ in range(2))
+    here.put(blocks_of(sequence(1, 2), ROOT), "back")
+    here.regard(ROOT, "back", hint="ended")
+    writer = StoreWriter(there, Counters())
+    tier = tier_of(there, writer)
+    tier.admitted("back")
+    tier.admitted("never stored")
+    assert writer.close(30)
+    named = here.catalogue.database.read("SELECT is_ended FROM agents")
+    assert named == [(0,)], "who has not ended needs no row"
+    here.close()
+    there.close()

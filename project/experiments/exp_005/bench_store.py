@@ -67,15 +67,13 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def load(store: DiskStore, blocks: list[NewBlock]) -> None:
-    """As a restore reads them: 16 at once."""
+    """As a restore reads them."""
     read = tuple(
         (block.name, StoredNode(block.name.key, ROOT, block.tokens, (block.name,)), (n, n + 1))
         for n, block in enumerate(blocks)
     )
     rows = StoredRows(SPEC, store, MEMORY, StoredHit(len(blocks), (("global", read),)), READERS)
-    kept = []  # as mlx keeps what it loads
-    for at in range(0, len(blocks), 16):
-        kept += rows.capture("global", [span for _, _, span in read[at : at + 16]])
+    rows.capture("global", [span for _, _, span in read])
 
 
 def mlx_save(folder: Path, data: list[dict[str, Any]]) -> None:

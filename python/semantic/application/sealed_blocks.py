@@ -31,9 +31,6 @@ __all__ = ["Hold", "Publication", "SealedBlocks"]
 
 _log = logging.getLogger("semantic")
 
-_CAPTURE_BLOCKS = 16
-"""Blocks captured in one evaluation: enough to keep MLX busy, few enough to fail early."""
-
 _KINDS = ("system", "assistant", "user")
 """The kinds of segments by their native number. The first keeps its place in the order of eviction:
 every conversation starts with it."""
@@ -277,11 +274,9 @@ class SealedBlocks:
     def _capture(self, draft: Draft, live: LiveCaches) -> None:
         """Capture into the staged blocks, outside every lock."""
         for group, rows in draft.spans:
-            for at in range(0, len(rows), _CAPTURE_BLOCKS):
-                batch = rows[at : at + _CAPTURE_BLOCKS]
-                captured = live.capture(group, [(lo, hi) for _, lo, hi in batch])
-                for (block_id, _, _), data in zip(batch, captured, strict=True):
-                    self._pool.contents[block_id] = data
+            captured = live.capture(group, [(lo, hi) for _, lo, hi in rows])
+            for (block_id, _, _), data in zip(rows, captured, strict=True):
+                self._pool.contents[block_id] = data
 
     def _kind(self, kind: str) -> int:
         if kind not in self._kinds:

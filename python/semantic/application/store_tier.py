@@ -64,7 +64,6 @@ class StoreTier:
         self._memory = memory
         self._counters = counters
         self._loaded_tokens = 0
-        self._ended: set[str] = set()
         self._readers = ThreadPoolExecutor(
             min(_MOST_READERS, os.cpu_count() or 1), thread_name_prefix="semantic-read"
         )
@@ -160,16 +159,12 @@ class StoreTier:
         is_pinned: bool | None = None,
     ) -> None:
         """Have the store told how an agent's blocks stand, behind what is done meanwhile."""
-        if hint == "ended":
-            self._ended.add(agent_id)
         said = Told(self.root, agent_id, hint=hint, priority=priority, is_pinned=is_pinned)
         self.writer.submit(said)
 
     def admitted(self, agent_id: str) -> None:
-        """An agent is heard of again: that its session had ended is over."""
-        if agent_id in self._ended:
-            self._ended.discard(agent_id)
-            self.regard(agent_id, hint="active")
+        """An agent is heard of: should its session have ended, here or elsewhere, that is over."""
+        self.regard(agent_id, hint="active")
 
     def forget(self, agent_id: str) -> int:
         """Remove what only this agent has stored; how many blocks that were.
@@ -182,7 +177,6 @@ class StoreTier:
         """
         if not self.writer.forget((self.root, agent_id), _FORGET_SECONDS):
             raise CachePersistenceError(f"a turn of {agent_id!r} is still being stored: try again")
-        self._ended.discard(agent_id)
         return self._store.forget(self.root, agent_id)
 
     def stats(self) -> dict[str, int]:

@@ -86,11 +86,13 @@ class StoredRows:
                 data, memory = self._memory.fresh(tensors)
                 reads.append(self._readers.submit(self._store.read, name, node.tokens, memory))
                 blocks.append(data)
+            for (name, _), read in zip(found, reads, strict=True):
+                if not read.result():
+                    raise StoredBlockGoneError(str(name))
         finally:
+            for read in reads:
+                read.cancel()  # what has not begun when one is missing
             wait(reads)  # nobody may write into a block that is given up
-        for (name, _), read in zip(found, reads, strict=True):
-            if not read.result():
-                raise StoredBlockGoneError(str(name))
         return blocks
 
     def _find(self, group: str, lo: int, hi: int) -> tuple[BlockName, StoredNode]:

@@ -17,6 +17,9 @@ from semantic.domain.value_objects import ModelCacheSpec
 
 __all__ = ["MlxLiveCaches"]
 
+_EVALUATED_BLOCKS = 16
+"""Blocks captured in one evaluation: enough to keep MLX busy, few enough to fail early."""
+
 Block = dict[str, object]
 
 
@@ -75,11 +78,15 @@ class MlxLiveCaches:
     def capture(self, group: str, spans: Sequence[Span]) -> list[Block]:
         """Copies of the rows of each span; see `LiveCaches.capture`."""
         layer_group = self._spec.group(group)
-        if layer_group.layer_type == "state":
-            blocks = [self._checkpoint(layer_group) for _ in spans]
-        else:
-            blocks = [self._token_block(layer_group, lo, hi) for lo, hi in spans]
-        mx.eval(blocks)
+        blocks: list[Block] = []
+        for at in range(0, len(spans), _EVALUATED_BLOCKS):
+            some = spans[at : at + _EVALUATED_BLOCKS]
+            if layer_group.layer_type == "state":
+                new = [self._checkpoint(layer_group) for _ in some]
+            else:
+                new = [self._token_block(layer_group, lo, hi) for lo, hi in some]
+            mx.eval(new)
+            blocks += new
         if layer_group.layer_type == "state" or layer_group.growth == "exact":
             # Slices of what is about to be replaced would keep it alive.
             self._runs = {key: runs for key, runs in self._runs.items() if key[0] != group}

@@ -13,10 +13,13 @@ Keys and names are what the disk sees of them: a veil may hide what they stand f
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from semantic.adapters.store import leaving
 from semantic.adapters.store.counts import count, keep, next_use, written
 from semantic.adapters.store.database import Database, in_parts, whole
 from semantic.adapters.store.expiry import Seen
@@ -30,12 +33,10 @@ from semantic.domain.native import TokenIds
 from semantic.domain.policy import EvictionOrder, Hint, Priority
 from semantic.domain.stored import NewBlock
 
-__all__ = ["Catalogue", "ListedNode", "Room"]
+__all__ = ["Adopted", "Catalogue", "ListedNode", "Room"]
 
-_ORDERS = {
-    "lru": ("blocks_by_use", "standing"),
-    "scan_resistant": ("blocks_by_reuse", "(CASE WHEN uses > 1 THEN standing ELSE 0 END)"),
-}
+Adopted = tuple[NewBlock, int, int]
+"""The block of a file, its bytes, and when it was last written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +132,18 @@ class Catalogue:
             for key, (parent, tokens, blocks) in found.items()
         ]
 
-    def files(self) -> set[str]:
-        """The files of the blocks that are here."""
-        return {file for (file,) in self.database.read(_HERE, (), (str,))}
+    def files(self, begin: str | None = None, end: str | None = None) -> set[str]:
+        """The files of the blocks that are here: all, or from this name on, or before that one."""
+        bounds = {" AND file >= ?": begin, " AND file < ?": end}
+        given = {where: bound for where, bound in bounds.items() if bound is not None}
+        rows = self.database.read(_HERE + "".join(given), [*given.values()], (str,))
+        return {file for (file,) in rows}
 
-    def has(self, file: str) -> bool:
-        """Whether there is a row for this file, in whichever state."""
-        return bool(self.database.read("SELECT 1 FROM blocks WHERE file = ?", (file,)))
+    def beside(self, file: str, is_there: Callable[[], bool]) -> tuple[str | None, bool]:
+        """The state of a file's row, None without one, and whether the file is there; at once."""
+        with self.database.transaction() as run:
+            row = run.execute("SELECT state FROM blocks WHERE file = ?", (file,)).fetchone()
+            return None if row is None else str(row[0]), is_there()
 
     def on_their_way(self) -> list[tuple[str, str, str]]:
         """The blocks that come or leave: file, state, and whose business that is."""
@@ -211,42 +217,57 @@ class Catalogue:
         return max(0, short)
 
     def arrived(self, blocks: Sequence[tuple[NewBlock, int]], agent_id: str, now: int) -> None:
-        """The files of these blocks have their names, and so many bytes."""
+        """The files of these blocks, reserved before, have their names, and so many bytes.
+
+        Raises:
+            CachePersistenceError: They are not reserved any more.
+        """
         with self.database.transaction() as run:
             use = next_use(run)
+            for block, n_bytes in blocks:
+                file = self._veil.file(block.name)
+                if run.execute(_ARRIVES, (n_bytes, use, now, file, self._owner)).rowcount != 1:
+                    raise CachePersistenceError(f"{file} was not reserved any more")
             self._rows.enter_nodes(run, [block for block, _ in blocks])
-            run.executemany(
-                _COMES + _HERE_NOW + " DO UPDATE SET state = 'here', bytes = excluded.bytes,"
-                " last_use = excluded.last_use, used_at = excluded.used_at",
-                [
-                    (*self._rows.row(block, n_bytes), self._owner, use, now)
-                    for block, n_bytes in blocks
-                ],
-            )
             namespaces = {block.namespace for block, _ in blocks}
             self._users.enter_agent(run, namespaces, agent_id, now)
             keys = [self._veil.key(block.name.key) for block, _ in blocks]
             self._users.enter(run, keys, agent_id)
 
-    def adopt(self, files: Sequence[tuple[NewBlock, int, int]]) -> None:
-        """Whole files that nobody who runs is writing: they are here.
+    def adopt(
+        self,
+        files: Sequence[str],
+        look: Callable[[str], Adopted | None],
+        *,
+        state: Literal["coming", "here"] = "here",
+    ) -> None:
+        """Let the rows of files say what lies on the disk.
+
+        It is looked at within the transaction: a file comes after its row and goes before it, so
+        nobody writes or removes one that has no row meanwhile.
 
         Args:
-            files: The blocks, their bytes, and when they were last written, in that order: what
-                comes first goes first.
+            files: Their names, in the order in which they are to go.
+            look: Finds out what a file is; None where there is no block. It asks the catalogue
+                nothing.
+            state: Of the rows that are to agree. Those in another one are somebody's business.
         """
         with self.database.transaction() as run:
-            self._rows.agree(run, [block for block, _, _ in files])
-            for block, n_bytes, written_at in files:
-                row = (*self._rows.row(block, n_bytes), self._owner, next_use(run), written_at)
-                run.execute(
-                    _COMES + _HERE_NOW + " DO UPDATE SET state = 'here', bytes = excluded.bytes,"
-                    " used_at = max(used_at, excluded.used_at), last_use = CASE state"
-                    " WHEN 'coming' THEN excluded.last_use ELSE last_use END"
-                    " WHERE state != 'leaving'",
-                    row,
-                )
-            stand(run, [self._veil.key(block.name.key) for block, _, _ in files])
+            found: list[Adopted] = []
+            for file in files:
+                row = run.execute("SELECT state FROM blocks WHERE file = ?", (file,)).fetchone()
+                if row is not None and row[0] != state:
+                    continue
+                adopted = look(file)
+                if adopted is None:
+                    self._gone(run, [file])
+                else:
+                    found.append(adopted)
+            self._rows.agree(run, [block for block, _, _ in found])
+            for block, n_bytes, written_at in found:
+                values = (*self._rows.row(block, n_bytes), self._owner, next_use(run), written_at)
+                run.execute(_ADOPTED, values)
+            stand(run, [self._veil.key(block.name.key) for block, _, _ in found])
 
     # Staying -----------------------------------------------------------------------------------
 
@@ -272,6 +293,12 @@ class Catalogue:
         is_pinned: bool | None = None,
     ) -> None:
         """How an agent's blocks stand from now on; None leaves that as it was."""
+        if (hint, priority, is_pinned) == ("active", None, None):
+            # It is said with every request, and most have not ended.
+            where = "SELECT 1 FROM agents WHERE namespace = ? AND agent = ? AND is_ended"
+            who = self._veil.key(namespace), self._veil.agent(agent_id)
+            if not self.database.read(where, who):
+                return
         with self.database.transaction() as run:
             self._users.regard(run, namespace, agent_id, hint, priority, is_pinned)
 
@@ -301,46 +328,14 @@ class Catalogue:
     # Leaving -----------------------------------------------------------------------------------
 
     def choose(self, n_bytes: int, order: EvictionOrder = "lru") -> list[str]:
-        """Blocks that go next, of at least so many bytes where there are: they leave from now on.
-
-        The least recently used of the lowest standing go first, and nothing goes before what can be
-        reached through it alone: an unbounded block leaves with all that is stored of its token
-        block, and when nothing is stored behind it.
-        """
-        index, standing = _ORDERS[order]
+        """Blocks that go next, of so many bytes where there are: they leave from now on."""
         with self.database.transaction() as run:
-            chosen: list[str] = []
-            gone = 0
-            while gone < n_bytes:
-                row = run.execute(
-                    "SELECT file, bytes, key, is_bounded FROM blocks b"
-                    f" INDEXED BY {index}"  # SQLite would sort all rows
-                    f" WHERE state = 'here' AND standing < {PINNED}"
-                    " AND (is_bounded OR NOT EXISTS ("
-                    "   SELECT 1 FROM nodes c JOIN blocks d ON d.key = c.key AND d.state = 'here'"
-                    "   WHERE c.parent = b.key))"
-                    f" ORDER BY {standing}, last_use, lo DESC LIMIT 1"
-                ).fetchone()
-                if row is None:
-                    break
-                rows = [row[:2]]
-                if not row[3]:
-                    together = "SELECT file, bytes FROM blocks WHERE key = ? AND state = 'here'"
-                    rows = run.execute(together, (row[2],)).fetchall()
-                for file, size in rows:
-                    run.execute(_LEAVES, (self._owner, file))
-                    chosen.append(file)
-                    gone += whole(size)
-        return chosen
+            return leaving.choose(run, self._owner, n_bytes, order)
 
     def leave(self, files: Sequence[str]) -> list[str]:
         """Those of these that are here leave from now on, wherever they are in the order."""
         with self.database.transaction() as run:
-            return [
-                file
-                for file in files
-                if run.execute(_LEAVES + " RETURNING 1", (self._owner, file)).fetchone()
-            ]
+            return [file for file in files if leaving.leave(run, self._owner, file)]
 
     def left(self, files: Sequence[str], *, is_forgotten: bool = False) -> None:
         """The files of these have gone; so do token blocks of which nothing is left.
@@ -350,15 +345,20 @@ class Catalogue:
             is_forgotten: So do the names of agents of whom nothing is left, however they stand.
         """
         with self.database.transaction() as run:
-            keys = set()
-            for file in files:
-                row = run.execute("DELETE FROM blocks WHERE file = ? RETURNING key", (file,))
-                keys |= set(row.fetchall())
-            for key in keys:
-                is_left = run.execute("SELECT 1 FROM blocks WHERE key = ? LIMIT 1", key)
-                if is_left.fetchone() is None:
-                    run.execute("DELETE FROM nodes WHERE key = ?", key)
-                    self._users.leave(run, *key, is_forgotten=is_forgotten)
+            self._gone(run, files, is_forgotten=is_forgotten)
+
+    def _gone(
+        self, run: sqlite3.Cursor, files: Sequence[str], *, is_forgotten: bool = False
+    ) -> None:
+        keys = set()
+        for file in files:
+            row = run.execute("DELETE FROM blocks WHERE file = ? RETURNING key", (file,))
+            keys |= set(row.fetchall())
+        for key in keys:
+            is_left = run.execute("SELECT 1 FROM blocks WHERE key = ? LIMIT 1", key)
+            if is_left.fetchone() is None:
+                run.execute("DELETE FROM nodes WHERE key = ?", key)
+                self._users.leave(run, *key, is_forgotten=is_forgotten)
 
     def older_than(self, time: int) -> list[str]:
         """The blocks that nobody has used since; pinned ones are kept."""
@@ -389,5 +389,12 @@ _COMES = (
     "INSERT INTO blocks (file, key, layer_group, lo, hi, bytes, is_bounded, state, owner,"
     " last_use, used_at)"
 )
-_HERE_NOW = " VALUES (?, ?, ?, ?, ?, ?, ?, 'here', ?, ?, ?) ON CONFLICT"
-_LEAVES = "UPDATE blocks SET state = 'leaving', owner = ? WHERE file = ? AND state = 'here'"
+_ARRIVES = (
+    "UPDATE blocks SET state = 'here', bytes = ?, last_use = ?, used_at = ?"
+    " WHERE file = ? AND state = 'coming' AND owner = ?"
+)
+_ADOPTED = (
+    _COMES + " VALUES (?, ?, ?, ?, ?, ?, ?, 'here', ?, ?, ?) ON CONFLICT DO UPDATE"
+    " SET state = 'here', bytes = excluded.bytes, used_at = max(used_at, excluded.used_at),"
+    " last_use = CASE state WHEN 'coming' THEN excluded.last_use ELSE last_use END"
+)

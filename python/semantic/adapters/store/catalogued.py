@@ -49,6 +49,7 @@ class CataloguedStore(ABC):
         self._now = now
         self._stranded: set[str] = set()
         self._strand = threading.Lock()
+        self._has_told_of_log = False
 
     def file_of(self, name: BlockName) -> str:
         """The name of a block's file, without the ending."""
@@ -319,7 +320,9 @@ class CataloguedStore(ABC):
             if self.catalogue.database.truncate():
                 return
             time.sleep(_PAUSE_SECONDS)  # another process does the same at this moment
-        _log.warning("what was removed may still be read in a log that others use")
+        if not self._has_told_of_log:
+            self._has_told_of_log = True
+            _log.warning("what was removed may still be read in a log that others use")
 
     def _remove(self, files: Sequence[str], *, is_forgotten: bool = False) -> None:
         """Remove files of blocks that are known to leave, and then their rows."""

@@ -130,8 +130,8 @@ class Database:
             connection = self._settled()
             with self._refusals(), contextlib.closing(connection.cursor()) as cursor:
                 rows = cursor.execute(statement, values).fetchall()
-                for row in rows if types else ():
-                    if not all(map(isinstance, row, types)):
+                for kind, values in zip(types, zip(*rows, strict=True), strict=False):
+                    if set(map(type, values)) != {kind}:
                         raise CatalogueDamagedError("a row of other values")
                 return rows
 

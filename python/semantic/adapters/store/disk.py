@@ -181,7 +181,7 @@ class DiskStore(CataloguedStore):
             if self._keeps_limit and self.catalogue.fact("max_bytes") != self.limits.max_bytes:
                 self.catalogue.keep_fact("max_bytes", self.limits.max_bytes)
             self.expire()
-            self.shrink(self.catalogue.totals()[1] - self._room())
+            self.shrink(self.catalogue.fact("bytes") - self._room())
 
     def enter(self, file: str) -> None:
         """Let the catalogue say of a file what its header says."""

@@ -33,10 +33,8 @@ class Owners:
         """The names of those that run; what others have left behind is removed."""
         running = []
         for path in self._folder.iterdir():
-            if path.name == self.name or _is_locked(path):
+            if path.name == self.name or not _removed(path):
                 running.append(path.name)
-            else:
-                path.unlink(missing_ok=True)
         return running
 
     @contextmanager
@@ -68,12 +66,19 @@ def _entered(folder: Path) -> tuple[str, Lock]:
         lock.close()  # somebody took it for a dead one's before it was locked
 
 
-def _is_locked(path: Path) -> bool:
+def _removed(path: Path) -> bool:
+    """Remove the file of a process that does not run; whether it does not.
+
+    It is removed while it is locked here: who has just made it, and waits for the lock, sees that.
+    """
     try:
         lock = Lock(path, os.O_RDWR)
     except FileNotFoundError:
-        return False
+        return True
     try:
-        return not lock.take_alone()
+        is_left = lock.take_alone()
+        if is_left:
+            path.unlink(missing_ok=True)
+        return is_left
     finally:
         lock.close()

@@ -10,18 +10,19 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from semantic.adapters.store.block_file import described
-from semantic.adapters.store.catalogue import Catalogue
+from semantic.adapters.store.catalogue import Adopted, Catalogue
 from semantic.adapters.store.database import CatalogueDamagedError
 from semantic.adapters.store.soundness import Soundness
 from semantic.adapters.store.veil import Veil
 from semantic.domain.errors import CacheCorruptionError, CachePersistenceError
 from semantic.domain.native import BlockFolder
-from semantic.domain.stored import BlockName, NewBlock
+from semantic.domain.stored import BlockName
 
 __all__ = ["Listed", "Recovery", "listed"]
 
@@ -29,8 +30,8 @@ _log = logging.getLogger("semantic")
 
 _ENDING = ".safetensors"
 _FANS = [f"{number:02x}" for number in range(256)]
-_MANY = 200
-"""Files that are entered in one transaction."""
+_MANY = 50
+"""Files that are looked at in one transaction: nobody else writes meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +43,28 @@ class Listed:
         unread: Folders whose names cannot be read, each with the reason.
     """
 
-    files: frozenset[str]
+    files: set[str] = field(default_factory=set)
     unread: dict[str, str] = field(default_factory=dict)
 
-    def may_have(self, file: str) -> bool:
-        """Whether a file may be there: it is, or its folder cannot be read."""
-        return file in self.files or file[:2] in self.unread
 
+def listed(path: Path, fans: Sequence[str] = _FANS) -> Listed:
+    """What lies in a store's folder of blocks; what cannot be read is left out and said.
 
-def listed(path: Path) -> Listed:
-    """What lies in a store's folder of blocks; what cannot be read is left out and said."""
-    files: list[str] = []
-    unread = {}
-    for fan in _FANS:
+    Args:
+        path: The store's folder.
+        fans: The folders in it that are looked at, by the first two digits of names.
+    """
+    found = Listed()
+    for fan in fans:
         try:
             names = os.listdir(path / "blocks" / fan)
         except FileNotFoundError:
             continue
         except OSError as error:
-            unread[fan] = error.strerror or str(error)
+            found.unread[fan] = error.strerror or str(error)
             continue
-        files.extend(name.removesuffix(_ENDING) for name in names if name.endswith(_ENDING))
-    return Listed(frozenset(files), unread)
+        found.files.update([name[: -len(_ENDING)] for name in names if name.endswith(_ENDING)])
+    return found
 
 
 class Recovery:
@@ -150,7 +151,7 @@ class Recovery:
             aside_bytes(sum(self._size(file) for file in there.files))
             self._clean(running)
             self._note(there)
-            self._enter(sorted(there.files))
+            self._enter(self._named(there.files))
         _log.warning("%s: the catalogue was made again from the blocks", self._path)
 
     def _aside(self, file: Path) -> Path:
@@ -164,18 +165,14 @@ class Recovery:
         left = self._left_behind(running)
         with contextlib.suppress(CachePersistenceError):  # what cannot be removed stays reserved
             self._remove([file for file, state in left if state == "leaving"])
-        coming = [file for file, state in left if state == "coming"]
-        there = [file for file in coming if os.path.lexists(self._file(file))]
-        self._catalogue.left([file for file in coming if file not in there])
-        for file in there:
+        for file in [file for file, state in left if state == "coming"]:
             try:
-                self._enter([file])
+                self._enter([file], state="coming")
             except CatalogueDamagedError:
                 raise
             except CachePersistenceError:
                 # The disk may be full. Nobody was told that this one is stored.
                 self._remove([file])
-        self._catalogue.left([file for file in there if file in self.unread])
         return len(self._left_behind(running)) < len(left)
 
     def _left_behind(self, running: Sequence[str]) -> list[tuple[str, str]]:
@@ -183,17 +180,20 @@ class Recovery:
         return [(file, state) for file, state, owner in rows if owner not in running]
 
     def _agree(self, *, is_thorough: bool) -> None:
-        known = self._catalogue.files()
-        busy = {file for file, _, _ in self._catalogue.on_their_way()}
-        there = listed(self._path)
-        self._note(there)
-        self._remove(self._catalogue.leave([file for file in known if not there.may_have(file)]))
-        new = there.files - known - busy
         wrong = self.soundness.wrong_files() if is_thorough else set()
-        self._enter(sorted(new | (wrong & there.files)))
+        differing: set[str] = set()
+        # Folder by folder: sets of a million names would take twice as long, and much memory.
+        for fan, end in zip(_FANS, (*_FANS[1:], None), strict=True):
+            known = self._catalogue.files(fan if fan != _FANS[0] else None, end)
+            there = listed(self._path, [fan])
+            self._note(there)
+            if not there.unread:
+                differing.update(known - there.files, known & wrong)
+                differing.update(self._named(there.files - known))
+        self._enter(differing)
         if is_thorough and not self.soundness.is_sum_right():
             # One that has gone since may be written again before its row is counted.
-            sizes = {file: self._size(file) for file in there.files}
+            sizes = {file: self._size(file) for file in listed(self._path).files}
             self.soundness.count_again({file: size for file, size in sizes.items() if size})
 
     def _note(self, there: Listed) -> None:
@@ -219,44 +219,45 @@ class Recovery:
         """Let the catalogue say of a file what its header says."""
         self._enter([file])
 
-    def _enter(self, files: Sequence[str]) -> None:
-        """Enter files that the catalogue does not know, not yet, or wrongly; the oldest first."""
+    def _named(self, files: Iterable[str]) -> list[str]:
+        """Those of these files that have names of blocks; the others are left alone."""
+        named = []
+        for file in files:
+            if _is_named(file):
+                named.append(file)
+            else:
+                self._leave_alone(file, "it is no block")
+        return named
+
+    def _enter(self, files: Iterable[str], *, state: Literal["coming", "here"] = "here") -> None:
+        """Let the rows of files in this state, or without any, say what is there; oldest first."""
         for some in _parts(sorted(files, key=self._written_at)):
             if self.is_over:
                 raise CachePersistenceError(f"{self._path} was closed meanwhile")
-            found = [(file, self._described(file)) for file in some]
-            self._catalogue.adopt(
-                [
-                    (*described, min(self._written_at(file), int(self._now())))
-                    for file, described in found
-                    if described is not None
-                ]
-            )
+            self._catalogue.adopt(some, self._adopted, state=state)
 
-    def _described(self, file: str) -> tuple[NewBlock, int] | None:
-        """A file's block and its bytes; None for what is none."""
-        name = BlockName.parse(file)
-        if name is None or str(name) != file:
-            self._leave_alone(file, "it is no block")
+    def _adopted(self, file: str) -> Adopted | None:
+        """A file's block; None where there is none, or none any more."""
+        if not _is_named(file):
             return None
         try:
             opened = self._folder.open(file)
             block = None if opened is None else described(opened)
             if opened is not None and block is not None and self._veil.file(block.name) == file:
-                return block, opened.n_bytes
+                return block, opened.n_bytes, min(self._written_at(file), int(self._now()))
         except CacheCorruptionError as error:
             _log.warning("set aside: %s", error)
         except CachePersistenceError as error:
             self._leave_alone(file, str(error))
             return None
         self._folder.set_aside(file)
-        self._catalogue.left([file])
         return None
 
     def _leave_alone(self, file: str, why: str) -> None:
         _log.warning("%s: %s is left alone: %s", self._path, file, why)
+        if file not in self.unread:
+            self.unread_bytes += self._size(file)
         self.unread[file] = why
-        self.unread_bytes += self._size(file)
 
     def _file(self, file: str) -> Path:
         return self._path / "blocks" / file[:2] / f"{file}{_ENDING}"
@@ -270,6 +271,11 @@ class Recovery:
         with contextlib.suppress(OSError):
             return self._file(file).lstat().st_size
         return 0
+
+
+def _is_named(file: str) -> bool:
+    name = BlockName.parse(file)
+    return name is not None and str(name) == file
 
 
 def _parts(files: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -137,8 +137,7 @@ def _fault(
     try:
         opened = store.folder.open(file)
         if opened is None:
-            # Another process may have removed it since; then the catalogue has no row either.
-            is_missing = is_known and file in store.catalogue.files()
+            is_missing = is_known and _is_so(store, file, "here", is_there=False)
             return "its file is missing" if is_missing else None
         opened.verify()
         block = described(opened)
@@ -148,21 +147,23 @@ def _fault(
         return "it holds another block than its name says"
     if is_known is None:
         return None
-    if not is_known and _is_unknown(store, file):
+    if not is_known and _is_so(store, file, None, is_there=True):
         return "the catalogue does not know it"
     if not soundness.agrees(file, block, opened.n_bytes):
         return _WRONG_ROW
     return None
 
 
-def _is_unknown(store: DiskStore, file: str) -> bool:
-    """Whether a file lies there without a row.
+def _is_so(store: DiskStore, file: str, state: str | None, *, is_there: bool) -> bool:
+    """Whether a file's row is in this state, None without one, and the file is there, or is not.
 
-    Another process may have removed both while it was read; whoever writes it again has entered it
-    before.
+    Other processes may have removed both since they were looked at, or written both.
     """
-    has = store.catalogue.has
-    return not has(file) and store.folder.open(file) is not None and not has(file)
+
+    def is_found() -> bool:
+        return store.folder.open(file) is not None
+
+    return store.catalogue.beside(file, is_found) == (state, is_there)
 
 
 def collect(
