@@ -161,3 +161,20 @@ def test_who_has_just_begun_is_not_taken_for_dead(
     assert not late.has_name
     late.close()
     owners.close()
+
+
+def test_a_block_that_comes_again_after_it_was_not_found_stays(
+    both: tuple[DiskStore, DiskStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = both
+    turn(other, TOKENS, "a")
+    other.folder.remove(FILE)
+    before(
+        monkeypatch,
+        store.catalogue,
+        "leave_missing",
+        lambda: (other.remove([FILE]), turn(other, TOKENS, "a")),
+    )
+    assert not read(store, BLOCK)
+    assert read(other, BLOCK)
+    assert verify(store) == []

@@ -139,11 +139,11 @@ class Catalogue:
         rows = self.database.read(_HERE + "".join(given), [*given.values()], (str,))
         return {file for (file,) in rows}
 
-    def beside(self, file: str, is_there: Callable[[], bool]) -> tuple[str | None, bool]:
+    def beside(self, file: str, lies: Callable[[str], bool]) -> tuple[str | None, bool]:
         """The state of a file's row, None without one, and whether the file is there; at once."""
         with self.database.transaction() as run:
             row = run.execute("SELECT state FROM blocks WHERE file = ?", (file,)).fetchone()
-            return None if row is None else str(row[0]), is_there()
+            return None if row is None else str(row[0]), lies(file)
 
     def on_their_way(self) -> list[tuple[str, str, str]]:
         """The blocks that come or leave: file, state, and whose business that is."""
@@ -233,6 +233,7 @@ class Catalogue:
             self._users.enter_agent(run, namespaces, agent_id, now)
             keys = [self._veil.key(block.name.key) for block, _ in blocks]
             self._users.enter(run, keys, agent_id)
+            stand(run, keys)
 
     def adopt(
         self,
@@ -336,6 +337,12 @@ class Catalogue:
         """Those of these that are here leave from now on, wherever they are in the order."""
         with self.database.transaction() as run:
             return [file for file in files if leaving.leave(run, self._owner, file)]
+
+    def leave_missing(self, file: str, lies: Callable[[str], bool]) -> list[str]:
+        """A block leaves that was not found, unless it has come again: `lies` tells of its file."""
+        with self.database.transaction() as run:
+            is_leaving = not lies(file) and leaving.leave(run, self._owner, file)
+        return [file] if is_leaving else []
 
     def left(self, files: Sequence[str], *, is_forgotten: bool = False) -> None:
         """The files of these have gone; so do token blocks of which nothing is left.

@@ -76,6 +76,10 @@ class CataloguedStore(ABC):
         """
 
     @abstractmethod
+    def lies(self, file: str) -> bool:
+        """Whether there is a file of that name."""
+
+    @abstractmethod
     def _remove_file(self, file: str) -> None:
         """Remove a file, which need not be there."""
 
@@ -157,7 +161,7 @@ class CataloguedStore(ABC):
             self.reject(file, str(error))
             return False
         if not is_read:
-            self._remove(self.catalogue.leave([file]))
+            self._remove(self.catalogue.leave_missing(file, self.lies))
         return is_read
 
     def reject(self, file: str, why: str) -> None:

@@ -280,6 +280,10 @@ class DiskStore(CataloguedStore):
             raise CacheCorruptionError(f"{file} contradicts itself: {error}") from error
         return True
 
+    def lies(self, file: str) -> bool:
+        """Whether there is a file of that name, whatever it holds."""
+        return self.folder.open(file) is not None
+
     def _remove_file(self, file: str) -> None:
         # A name that no file can have stands in a damaged row.
         with contextlib.suppress(BlockValidationError):

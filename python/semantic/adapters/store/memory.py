@@ -62,6 +62,11 @@ class MemoryStore(CataloguedStore):
             buffer.cast("B")[:] = tensors[tensor.name]
         return True
 
+    def lies(self, file: str) -> bool:
+        """Whether there are bytes under that name."""
+        with self._lock:
+            return file in self._tensors
+
     def _remove_file(self, file: str) -> None:
         with self._lock:
             self._tensors.pop(file, None)

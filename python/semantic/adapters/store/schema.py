@@ -5,13 +5,18 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
-__all__ = ["NORMAL", "PINNED", "VERSION", "statements"]
+__all__ = ["NORMAL", "PINNED", "STANDING", "VERSION", "statements"]
 
 VERSION = 2
 
 NORMAL, PINNED = 2, 4
 """Standings, lowest first: 0 nobody expected back, 1 low, 2 normal, 3 high, 4 pinned. That of a
 block is the highest of its users'."""
+
+STANDING = f"""(CASE
+        WHEN EXISTS (SELECT 1 FROM pins p WHERE p.namespace = a.namespace AND p.agent = a.agent)
+        THEN {PINNED} WHEN a.is_ended THEN 0 ELSE a.priority END)"""
+"""How a row `a` of `agents` stands."""
 
 _SCHEMA = f"""
 CREATE TABLE nodes (
@@ -68,9 +73,7 @@ CREATE TABLE pins (
     PRIMARY KEY (namespace, agent, owner)
 ) WITHOUT ROWID;
 CREATE VIEW standings AS
-    SELECT u.key, max(CASE
-        WHEN EXISTS (SELECT 1 FROM pins p WHERE p.namespace = a.namespace AND p.agent = a.agent)
-        THEN {PINNED} WHEN a.is_ended THEN 0 ELSE a.priority END) AS standing
+    SELECT u.key, max{STANDING} AS standing
     FROM users u JOIN nodes n USING (key)
     JOIN agents a ON a.namespace = n.namespace AND a.agent = u.agent GROUP BY u.key;
 CREATE TABLE counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;

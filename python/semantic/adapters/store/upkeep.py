@@ -159,11 +159,7 @@ def _is_so(store: DiskStore, file: str, state: str | None, *, is_there: bool) ->
 
     Other processes may have removed both since they were looked at, or written both.
     """
-
-    def is_found() -> bool:
-        return store.folder.open(file) is not None
-
-    return store.catalogue.beside(file, is_found) == (state, is_there)
+    return store.catalogue.beside(file, store.lies) == (state, is_there)
 
 
 def collect(

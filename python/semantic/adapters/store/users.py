@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from semantic.adapters.store.schema import NORMAL
+from semantic.adapters.store.schema import NORMAL, STANDING
 from semantic.adapters.store.veil import Veil
 from semantic.domain.policy import Hint, Priority
 
@@ -20,6 +20,14 @@ _STAND = (
     "UPDATE blocks SET standing ="
     f" coalesce((SELECT standing FROM standings WHERE key = ?), {NORMAL}) WHERE key = ?"
 )
+
+_JOIN = f"""
+    UPDATE blocks SET standing = max(s.standing,
+        iif(EXISTS (SELECT 1 FROM users WHERE key = :key AND agent != :agent), blocks.standing, 0))
+    FROM (SELECT {STANDING} AS standing FROM nodes n
+        JOIN agents a ON a.namespace = n.namespace AND a.agent = :agent WHERE n.key = :key) s
+    WHERE blocks.key = :key AND blocks.standing != s.standing
+"""
 
 _NOBODYS = (
     " NOT EXISTS (SELECT 1 FROM pins p WHERE p.namespace = agents.namespace"
@@ -56,13 +64,16 @@ class Users:
             )
 
     def enter(self, run: sqlite3.Cursor, keys: Sequence[bytes], agent_id: str) -> None:
-        """An agent uses what is known of these token blocks, hidden keys."""
+        """An agent uses what is known of these token blocks, hidden keys.
+
+        Their blocks stand no worse for it. Its other users, who may be thousands, are not asked.
+        """
         agent = self._veil.agent(agent_id)
         run.executemany(
             "INSERT OR IGNORE INTO users SELECT key, ? FROM nodes WHERE key = ?",
             [(agent, key) for key in keys],
         )
-        stand(run, keys)
+        run.executemany(_JOIN, [{"agent": agent, "key": key} for key in keys])
 
     def regard(
         self,
