@@ -1,10 +1,12 @@
-"""Do the gains hold on each half of the sessions, and in other orders of them?
+"""Do the gains hold on each half of the sessions, in other orders, and when more is known?
 
     python project/experiments/exp_010/orders.py TRACES
 
 A gain that was found on one order of sessions may be that order's. The sessions of the Claude Code
 trace are replayed in other orders, 16 users on 43 GiB, and each half of them alone; so are the
-halves of the chat trace, on half of the memory of `run.py` and on twice that. Writes `orders.csv`.
+halves of the chat trace, on half of the memory of `run.py` and on twice that. "Told" is the same as
+with hints, but a main agent also counts as waiting when its next request comes after more than a
+minute: what somebody could say who knows the tool that runs. Writes `orders.csv`.
 """
 
 from __future__ import annotations
@@ -21,12 +23,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).parent
-ORDERS = 4
-AGENTS = ("--memory", "43GiB", "--users", "16", "--policy", "lru,resident,scan_resistant")
+ORDERS = 2
+LONG_MS = 60_000
+AGENTS = ("--memory", "43GiB", "--users", "16", "--policy", "lru,resident")
 CHAT = (
     *("--memory", "62.5GiB,187.5GiB,375GiB,625GiB", "--no-hints"),
     *("--policy", "lru,resident,scan_resistant"),
 )
+
+
+def lines_of(path: Path) -> list[str]:
+    return gzip.decompress(path.read_bytes()).decode().splitlines()
 
 
 def rows_by_session(lines: list[str]) -> dict[str, list[int]]:
@@ -50,24 +57,42 @@ def with_rows(lines: list[str], rows: list[int]) -> str:
     return "\n".join(kept) + "\n"
 
 
+def told(lines: list[str]) -> list[str]:
+    """The trace, in which main agents wait before every long absence."""
+    columns = lines[1].split(",")
+    session, agent, at, stop = (columns.index(name) for name in ("session", "agent", "t", "stop"))
+    marked = [line.split(",") for line in lines[2:]]
+    last: dict[str, list[str]] = {}
+    for cells in marked:
+        if cells[agent] != "0":
+            continue
+        before = last.get(cells[session])
+        if before is not None and float(cells[at]) - float(before[at]) > LONG_MS:
+            before[stop] = "E"
+        last[cells[session]] = cells
+    return lines[:2] + [",".join(cells) for cells in marked]
+
+
 def variants(traces: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """(name, the trace's text, options) of every replay."""
-    lines = gzip.decompress((traces / "claude_code.csv.gz").read_bytes()).decode().splitlines()
+    lines = lines_of(traces / "mooncake_synthetic.csv.gz")
     sessions = list(rows_by_session(lines).values())
+    for half in (0, 1):
+        rows = sorted(row for session in sessions[half::2] for row in session)
+        yield f"chat, half {half}, no hints", with_rows(lines, rows), CHAT
+    lines = lines_of(traces / "claude_code.csv.gz")
+    sessions = list(rows_by_session(lines).values())
+    knowing = told(lines)
+    yield "agents, told", "\n".join(knowing), AGENTS
     orders = {"half 0": sessions[::2], "half 1": sessions[1::2]}
     for seed in range(1, ORDERS + 1):
         orders[f"order {seed}"] = random.Random(seed).sample(sessions, len(sessions))
     for name, order in orders.items():
-        text = with_rows(lines, [row for rows in order for row in rows])
+        rows = [row for session in order for row in session]
+        text = with_rows(lines, rows)
         yield f"agents, {name}", text, AGENTS
         yield f"agents, {name}, no hints", text, (*AGENTS, "--no-hints")
-    lines = (
-        gzip.decompress((traces / "mooncake_synthetic.csv.gz").read_bytes()).decode().splitlines()
-    )
-    sessions = list(rows_by_session(lines).values())
-    for half in (0, 1):
-        rows = sorted(row for rows in sessions[half::2] for row in rows)
-        yield f"chat, half {half}, no hints", with_rows(lines, rows), CHAT
+        yield f"agents, {name}, told", with_rows(knowing, rows), AGENTS
 
 
 def main() -> None:
@@ -88,7 +113,7 @@ def main() -> None:
             )
             for line in json.loads(done.stdout)["results"]:
                 rate = round(line["token_hit_rate"], 4)
-                print(f"{name:<28} {line['memory']:>9} {line['cache']:<26} {rate}", flush=True)
+                print(f"{name:<32} {line['memory']:>9} {line['cache']:<26} {rate}", flush=True)
                 results.append(
                     {"study": name, "memory": line["memory"], "cache": line["cache"]}
                     | {"token_hit_rate": rate}
