@@ -25,7 +25,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ORDERS = 2
 LONG_MS = 60_000
-AGENTS = ("--memory", "43GiB", "--users", "16", "--policy", "lru,resident")
+FEW_AGENTS = ("--memory", "43GiB", "--users", "4", "--policy", "lru,resident")
+AGENTS = (*FEW_AGENTS, "--users", "16")
 CHAT = (
     *("--memory", "62.5GiB,187.5GiB,375GiB,625GiB", "--no-hints"),
     *("--policy", "lru,resident,scan_resistant"),
@@ -84,6 +85,7 @@ def variants(traces: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     sessions = list(rows_by_session(lines).values())
     knowing = told(lines)
     yield "agents, told", "\n".join(knowing), AGENTS
+    yield "few agents, told", "\n".join(knowing), FEW_AGENTS
     orders = {"half 0": sessions[::2], "half 1": sessions[1::2]}
     for seed in range(1, ORDERS + 1):
         orders[f"order {seed}"] = random.Random(seed).sample(sessions, len(sessions))
