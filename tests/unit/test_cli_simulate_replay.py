@@ -71,6 +71,13 @@ def test_a_window_is_hit_where_a_prompt_ended_only():
     assert outcome.cached_tokens == 3 * 256
 
 
+def test_where_a_prompt_leaves_another_the_next_one_is_restored():
+    words = ["ABC", "ABX", "ABY"]
+    for spec in (windowed_spec(512), hybrid_spec()):
+        outcome = replay(workload_of(words), spec, 1 << 20, "lru", nothing)
+        assert outcome.cached_tokens == 2 * 256
+
+
 def test_what_rings_chunks_and_states_keep():
     kept = WeightlessCaches(windowed_spec(512), 700).known_spans
     assert (kept("global"), kept("sliding_window")) == (((0, 700),), ((188, 700),))

@@ -16,9 +16,11 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-POLICIES = "lru,resident,scan_resistant"
+USUALLY = {"--model": "llama-3.1-8b", "--policy": "lru,resident,scan_resistant"}
+QWEN3_NEXT = str(HERE / "qwen3-next-80b-a3b.json")
 
-# 98K, 344K and 1.13M tokens of Llama-3.1-8B at 128 KiB each.
+# 98K, 344K and 1.13M tokens of Llama-3.1-8B at 128 KiB each; the other models have memory for as
+# many tokens of their global layers, and pay for windows and states out of it.
 STUDIES: dict[str, tuple[str, ...]] = {
     "agents 4": ("claude_code", "--memory", "12.25GiB,43GiB", "--users", "4"),
     "agents 8": ("claude_code", "--memory", "43GiB", "--users", "8"),
@@ -39,6 +41,17 @@ STUDIES: dict[str, tuple[str, ...]] = {
     ),
     "agents 16, 8 bits": ("claude_code", "--memory", "43GiB", "--users", "16", "--kv-bits", "8"),
     "agents 4, 8 bits": ("claude_code", "--memory", "43GiB", "--users", "4", "--kv-bits", "8"),
+    **{
+        f"{name}, {users}": (
+            *("claude_code", "--memory", memory, "--users", str(users)),
+            *("--model", model, "--policy", "lru,resident"),
+        )
+        for name, model, memory in (
+            ("gemma-3-12b", "gemma-3-12b", "21.5GiB,70.625GiB"),
+            ("qwen3-next", QWEN3_NEXT, "8.0625GiB,26.484375GiB"),
+        )
+        for users in (4, 16)
+    },
     "tau-bench": ("taubench_airline_gpt4o", "--memory", "4GiB,12.25GiB", "--users", "4"),
     "miniswe": ("lmcache_miniswe", "--memory", "1GiB,4GiB"),
     "magagent": ("lmcache_magagent", "--memory", "1GiB,4GiB"),
@@ -51,8 +64,9 @@ STUDIES: dict[str, tuple[str, ...]] = {
 
 def lines(name: str, traces: Path):
     trace, *options = STUDIES[name]
-    command = ["simulate", str(traces / f"{trace}.csv.gz"), "--model", "llama-3.1-8b", *options]
-    command += ["--policy", POLICIES, "--json"]
+    command = ["simulate", str(traces / f"{trace}.csv.gz"), *options, "--json"]
+    for option, value in USUALLY.items():
+        command += [] if option in options else [option, value]
     print("semantic", *command, flush=True)
     done = subprocess.run(
         [sys.executable, "-m", "semantic.cli", *command], capture_output=True, text=True, check=True

@@ -347,7 +347,8 @@ class CacheManager:
 
         Args:
             agent_id: The agent.
-            state: "waiting", for its human; "ended", its session is over; "active", neither.
+            state: "waiting", for its human or for anything that takes more than a minute; "ended",
+                its session is over; "active", neither.
 
         Raises:
             BlockOperationError: Another word.

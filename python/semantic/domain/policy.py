@@ -13,7 +13,8 @@ __all__ = ["EvictionOrder", "EvictionPolicy", "Hint", "Priority"]
 EvictionOrder = Literal["lru", "resident", "scan_resistant"]
 
 Hint = Literal["active", "waiting", "ended"]
-"""What is known of an agent's next request: soon, after its human has answered, or never."""
+"""What is known of an agent's next request: soon, when its human has answered (or after more than a
+minute for another reason), or never."""
 
 Priority = Literal["low", "normal", "high"]
 """How much an agent matters: everything of a lower priority goes first."""

@@ -1,7 +1,7 @@
 """The replay through the library itself: its index, its pool, its eviction, no tensors.
 
-Requests run one after the other: admit, commit what was prefilled, release. What the model answers
-is not committed, since no trace says how it comes back in a later prompt.
+Requests run one after the other: admit, publish at the prefill's stops and at its end, release.
+What the model answers is not committed, since no trace says how it comes back in a later prompt.
 
 The memory is that of the sealed blocks, as in `semantic plan --basis cached`. A running sequence is
 charged for its buffers as always, and they lie beside that memory: the pool is larger by a reserve,
@@ -61,11 +61,13 @@ class _Memory:
         self._peak_bytes = 0
 
     def serve(self, agent_id: str, tokens: array[int], hints: Mapping[str, str]) -> None:
-        """One request: admitted, committed with what is known of agents by then, and released."""
+        """One request: admitted, published with what is known of agents by its end, released."""
         start = perf_counter()
         with self._manager.admit(agent_id, tokens) as lease:
             beside = self._reserve - lease.live_bytes
             self._pool.charge("live", beside)
+            for stop in lease.stops:
+                lease.checkpoint(tokens[:stop], [])
             self.hint(hints)
             lease.commit(tokens, [])
             self._pool.discharge("live", beside)

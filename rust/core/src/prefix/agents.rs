@@ -30,7 +30,7 @@ pub enum Hint {
     /// It will be back soon: a tool runs, or nothing was said.
     #[default]
     Active,
-    /// It waits for a human.
+    /// It waits for a human, or for something else that takes more than a minute.
     Waiting,
     /// Its session is over.
     Ended,

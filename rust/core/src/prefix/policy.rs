@@ -60,7 +60,7 @@ impl Expectation for UsualGap {
         let floor_ms = match (agent.requests, self.newcomer_ms) {
             (0 | 1, None) => return Standing { class: GONE, ..Standing::default() },
             (0 | 1, Some(newcomer_ms)) => newcomer_ms,
-            // A human takes about ten times as long as a tool.
+            // What one waits for takes about ten times as long as a usual tool.
             _ if agent.hint == Hint::Waiting => 10 * agent.gap_ms,
             _ => agent.gap_ms,
         };
