@@ -380,7 +380,6 @@ class CacheManager:
     def unpin(self, agent_id: str) -> None:
         """Let what an agent has published go its usual way again."""
         self._memory.sealed.index.unpin(agent_name(agent_id))
-        self._memory.sealed.after()
         self._tell_store(agent_id, is_pinned=False)
 
     def _tell_store(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NoReturn, Protocol, Self
 
 from semantic.domain._check import whole_number
@@ -62,7 +62,7 @@ class MemoryBudget(NativeBudget):
         return budget
 
     def listen(self, listener: _Listener) -> None:
-        """Have `listener.after()` called when blocks of its pool may have gone. Held weakly."""
+        """Have `listener.on_gone(ids)` called when blocks may have gone. Held weakly."""
         with self._lock:
             self._listeners.add(listener)
 
@@ -77,44 +77,13 @@ class MemoryBudget(NativeBudget):
             memories = list(self._memories)
         return sum(memory.expire_leases() for memory in memories)
 
-    def resize(self, total: int) -> None:
-        """Another number of bytes from now on: what is cached goes as far as it must.
-
-        Args:
-            total: Bytes, at least 1.
-
-        Raises:
-            PoolConfigurationError: Fewer bytes than the pools' minimums, or than a block.
-            PoolExhaustedError: The pools hold more than that; `bytes_short` says how much. The
-                total is what it was.
-        """
-        try:
-            super().resize(total)
-        finally:
-            self.tell()
-
-    def evict(self, n_bytes: int, spared: Pool | None = None) -> int:
-        """Evict from all pools but one, the least wanted first, down to their minimums.
-
-        Args:
-            n_bytes: Bytes to free, as far as possible.
-            spared: The pool that they are for.
-
-        Returns:
-            Bytes that are free for others now.
-        """
-        try:
-            return super().evict(n_bytes, spared)
-        finally:
-            self.tell()
-
-    def tell(self) -> None:
-        """Have the tensors of evicted blocks go; a listener that fails is logged."""
+    def on_gone(self, block_ids: Sequence[int]) -> None:
+        """Blocks have gone, of whichever pool, and so do their tensors; who fails is logged."""
         with self._lock:
             listeners = list(self._listeners)
         for listener in listeners:
             try:
-                listener.after()
+                listener.on_gone(block_ids)
             except Exception:
                 _log.exception("the tensors of evicted blocks could not all be released")
 
@@ -122,8 +91,8 @@ class MemoryBudget(NativeBudget):
 class _Listener(Protocol):
     """Who holds the tensors of blocks."""
 
-    def after(self) -> None:
-        """Let go of the tensors of blocks that are gone."""
+    def on_gone(self, block_ids: Sequence[int]) -> None:
+        """Let go of the tensors of these blocks; others' are not known here."""
 
 
 class _Memory(Protocol):
@@ -240,9 +209,9 @@ class BlockPool(Pool):
         groups = _native_groups(new_spec)
         # Whoever reads `spec` meanwhile waits here, so that it never differs from the groups.
         with self._swap:
-            super().regroup(groups)
+            gone = super().regroup(groups)
             self._spec = new_spec
-        self.budget.tell()
+        self.on_gone(gone)
 
     def check_spec(self, new_spec: ModelCacheSpec) -> None:
         """Refuse a geometry that this pool could never serve, as `reconfigure` would.
@@ -254,9 +223,9 @@ class BlockPool(Pool):
         limit = total if self._maximum is None else min(total, self._maximum)
         Pool(_native_groups(new_spec), limit)
 
-    def on_evicted(self) -> None:
-        """Blocks had to go, of this pool or of others: so do their tensors."""
-        self.budget.tell()
+    def on_gone(self, block_ids: Sequence[int]) -> None:
+        """Blocks have gone, of this pool or of others: see `MemoryBudget.on_gone`."""
+        self.budget.on_gone(block_ids)
 
     def regroup(self, groups: object) -> NoReturn:
         """Refused: the groups of a pool with a spec change through `reconfigure`.

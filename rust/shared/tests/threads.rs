@@ -82,7 +82,7 @@ impl Desk {
     }
 
     fn drain(&self) -> Vec<BlockId> {
-        let gone = self.prefixes(|prefixes, _| prefixes.drain_gone());
+        let gone = self.shared.long(|memory| Ok(memory.take_news())).unwrap().unwrap_or_default();
         self.gone.lock().unwrap().extend(&gone);
         gone
     }

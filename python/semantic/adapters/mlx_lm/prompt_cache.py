@@ -211,7 +211,7 @@ class PromptCache:
                 member.counters.failure("budget", "no room to restore a prefix")
                 return None, 0, hold.matched_tokens
             caches = restored(member, hold)
-            member.sealed.used(hold, _OWNER)
+            member.sealed.enter(hold, _OWNER)
             return caches, hold.n_tokens, hold.matched_tokens
         finally:
             member.sealed.release(hold)
