@@ -374,7 +374,8 @@ class Pool:
         """Called once at the end of a step by which blocks have gone, or events are to be drained.
 
         For subclasses, which may hold the tensors of blocks. When it raises, it is told of the same
-        blocks again, with the next that go.
+        blocks again, with the next that go; what it raises is raised by the step, or only printed
+        where something that the step has taken would be lost.
 
         Args:
             block_ids: What has gone, of whichever pool of the budget, by a step of this one or of

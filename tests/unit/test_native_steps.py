@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -198,6 +199,16 @@ def test_blocks_that_went_while_telling_failed_are_told_again(
     assert not agrees(memory), "nobody has heard of them"
     memory._memory.sealed.evict_bytes(1)
     assert agrees(memory)
+
+
+def test_tensors_go_with_their_blocks_when_their_memory_is_no_more() -> None:
+    memory = memory_of()
+    pool = memory.pool
+    assert pool.contents
+    del memory
+    gc.collect()
+    pool.free(pool.allocate(1))
+    assert not pool.contents
 
 
 def test_an_admission_that_is_refused_changes_nothing() -> None:

@@ -64,9 +64,8 @@ class CacheManager:
             tail-first least recently used, unless another manager has said otherwise.
         checkpoints: Where a prefill stops to publish what cannot be cut afterwards.
         on_failure: Called with (reason, detail) for each failure that became a miss.
-        on_event: Called for each block that becomes findable or is findable no more, in order; for
-            what other memories of the pool caused, at the next call. Its exceptions are counted and
-            dropped.
+        on_event: Called for each block that becomes findable or is findable no more, in order, on
+            the thread of whoever caused it. Its exceptions are counted and dropped.
         clock: Time, for tests.
         key_bytes: Bytes of a block's key that are used, for tests that make keys collide.
         block_memory: The bytes of blocks, for a store. None: MLX's.

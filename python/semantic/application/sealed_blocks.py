@@ -1,9 +1,9 @@
 """The sealed blocks of one namespace: the native index, and the tensors that its blocks hold.
 
 The index decides in one call per step, under the pool's lock: what hits, what is staged, what goes.
-Here is what Rust never sees: the tensors, by block id, dropped as soon as the index has let their
-blocks go. A publication becomes visible in one step after its arrays are evaluated (law 6), and MLX
-computes outside every lock (law 9).
+Here is what Rust never sees: the tensors, by block id; the pool drops them at the end of the step
+by which their blocks have gone. A publication becomes visible in one step after its arrays are
+evaluated (law 6), and MLX computes outside every lock (law 9).
 """
 
 from __future__ import annotations
@@ -251,8 +251,7 @@ class SealedBlocks:
             end, is_new_end, is_new_agent = draft.publish(agent_id, self._kind(kind))
         except BaseException:
             if draft.abandon():
-                for block_id in (block_id for _, rows in spans for block_id, _, _ in rows):
-                    self._pool.contents.pop(block_id, None)
+                self._pool.drop([block_id for _, rows in spans for block_id, _, _ in rows])
             raise
         if draft.n_tokens < len(tokens):
             reason: CommitReason = "budget" if draft.bytes_short else "declined"
@@ -324,26 +323,21 @@ class SealedBlocks:
         """Forget everything that no running sequence holds, what is pinned included."""
         self.index.clear()
 
-    def on_gone(self, block_ids: Sequence[int]) -> None:
-        """After a step: drop the tensors of blocks that have gone, and tell what became of all."""
-        for block_id in block_ids:
-            self._pool.contents.pop(block_id, None)
-        if self._on_event is not None:
-            self._tell(self._on_event)
-
-    def _tell(self, on_event: EventCallback) -> None:
+    def tell(self) -> None:
         """Tell of every event in order.
 
         Whoever comes meanwhile, on another thread or in the callback itself, leaves its events to
         the one who is telling.
         """
+        if self._on_event is None:
+            return
         self._has_news = True
         while self._has_news and self._telling.acquire(blocking=False):
             try:
                 self._has_news = False
                 self._events.extend(CacheEvent(*event) for event in self.index.drain_events())
                 while self._events:
-                    self._tell_one(on_event, self._events.popleft())
+                    self._tell_one(self._on_event, self._events.popleft())
             finally:
                 self._telling.release()
 

@@ -43,8 +43,9 @@ class MemoryBudget(NativeBudget):
         PoolConfigurationError: Not a whole number of bytes, or none.
     """
 
-    __slots__ = ("__weakref__", "_listeners", "_lock", "_memories", "line")
+    __slots__ = ("__weakref__", "_listeners", "_lock", "_memories", "_pools", "line")
 
+    _pools: weakref.WeakSet[BlockPool]
     _listeners: weakref.WeakSet[_Listener]
     _memories: weakref.WeakSet[_Memory]
     _lock: threading.RLock
@@ -54,6 +55,7 @@ class MemoryBudget(NativeBudget):
     def __new__(cls, total: int) -> Self:
         """Build the native budget; everything is said there, nothing is left for `__init__`."""
         budget = super().__new__(cls, total)
+        budget._pools = weakref.WeakSet()
         budget._listeners = weakref.WeakSet()
         budget._memories = weakref.WeakSet()
         # Re-entrant: a finaliser may end a memory in the middle of a call.
@@ -61,8 +63,13 @@ class MemoryBudget(NativeBudget):
         budget.line = AdmissionLine()
         return budget
 
+    def open(self, pool: BlockPool) -> None:
+        """Have `pool.drop(ids)` called with blocks that have gone. Held weakly."""
+        with self._lock:
+            self._pools.add(pool)
+
     def listen(self, listener: _Listener) -> None:
-        """Have `listener.on_gone(ids)` called when blocks may have gone. Held weakly."""
+        """Have `listener.tell()` called when there may be events. Held weakly."""
         with self._lock:
             self._listeners.add(listener)
 
@@ -78,21 +85,23 @@ class MemoryBudget(NativeBudget):
         return sum(memory.expire_leases() for memory in memories)
 
     def on_gone(self, block_ids: Sequence[int]) -> None:
-        """Blocks have gone, of whichever pool, and so do their tensors; who fails is logged."""
+        """Blocks have gone, of whichever pool, and so do their tensors; then events are told."""
         with self._lock:
-            listeners = list(self._listeners)
+            pools, listeners = list(self._pools), list(self._listeners)
+        for pool in pools:
+            pool.drop(block_ids)
         for listener in listeners:
             try:
-                listener.on_gone(block_ids)
+                listener.tell()
             except Exception:
-                _log.exception("the tensors of evicted blocks could not all be released")
+                _log.exception("the events of an index could not all be told")
 
 
 class _Listener(Protocol):
-    """Who holds the tensors of blocks."""
+    """Who tells of events."""
 
-    def on_gone(self, block_ids: Sequence[int]) -> None:
-        """Let go of the tensors of these blocks; others' are not known here."""
+    def tell(self) -> None:
+        """Tell of what there is to tell."""
 
 
 class _Memory(Protocol):
@@ -159,6 +168,7 @@ class BlockPool(Pool):
         pool.contents = {}
         # Re-entrant: a signal handler or a finaliser may ask this pool in the middle of a call.
         pool._swap = threading.RLock()
+        shared.open(pool)
         return pool
 
     @property
@@ -226,6 +236,11 @@ class BlockPool(Pool):
     def on_gone(self, block_ids: Sequence[int]) -> None:
         """Blocks have gone, of this pool or of others: see `MemoryBudget.on_gone`."""
         self.budget.on_gone(block_ids)
+
+    def drop(self, block_ids: Sequence[int]) -> None:
+        """Drop the tensors of those of these blocks that are this pool's."""
+        for block_id in block_ids:
+            self.contents.pop(block_id, None)
 
     def regroup(self, groups: object) -> NoReturn:
         """Refused: the groups of a pool with a spec change through `reconfigure`.

@@ -55,8 +55,8 @@ impl MemoryBudget {
     }
 
     // Called by name, so that a subclass can be the one who is told.
-    #[expect(clippy::unused_self, reason = "a method of the class in Python")]
-    fn on_gone(&self, _ids: &Bound<'_, PyAny>) {}
+    #[expect(clippy::unused_self, unused_variables, reason = "a method of the class in Python")]
+    fn on_gone(&self, block_ids: &Bound<'_, PyAny>) {}
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         self.shared.brief(py, |memory| {
