@@ -113,7 +113,8 @@ impl Hold {
         .map(|_| ())
     }
 
-    #[pyo3(signature = (agent_id=None, now_ms=Count(0)), text_signature = "($self, agent_id=None, now_ms=0)")]
+    #[pyo3(signature = (agent_id=None, now_ms=Count(0)),
+           text_signature = "($self, agent_id=None, now_ms=0)")]
     fn release(&self, py: Python<'_>, agent_id: Option<Name<'_>>, now_ms: Count) -> PyResult<()> {
         let root = self.namespace.root;
         self.namespace.step(py, false, |pool| {

@@ -3,8 +3,8 @@
 //! **Who holds the lock never needs Python.** Arguments are extracted before it is taken, results
 //! are converted after it is given back, and what runs inside is the core alone, which cannot call
 //! back. So a thread that waits for the lock waits for a short piece of Rust, whether or not it
-//! holds the GIL itself. There is one lock for each budget; the small ones beside it (of a hold, of a
-//! draft) guard one value each, and who has one of them waits for no other.
+//! holds the GIL itself. There is one lock for each budget; the small ones beside it (of a hold, of
+//! a draft) guard one value each, and who has one of them waits for no other.
 //!
 //! Waiting is done without the GIL all the same: an uncontended call takes the lock at once and
 //! keeps the GIL, a contended one lets other Python threads run first, and long work always does.
@@ -36,8 +36,8 @@ impl Shared {
         Self { core: semantic_shared::Shared::new(memory), untold: Arc::default() }
     }
 
-    /// Work after which blocks may have gone, or events be there: `owner.on_gone` hears of both, once
-    /// the lock is given back and whether or not the work was refused.
+    /// Work after which blocks may have gone, or events be there: `owner.on_gone` hears of both,
+    /// once the lock is given back and whether or not the work was refused.
     ///
     /// The caller has to see first that what was taken is not lost when telling failed.
     #[inline]

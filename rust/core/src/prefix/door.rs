@@ -23,8 +23,8 @@ use crate::tokens::{TokenSlice, Tokens};
 /// A hit whose blocks nobody can take away until it is released, and what is charged for who runs
 /// on it.
 ///
-/// It has to be given to [`Prefixes::release`] once, or to [`Pool::leave`](crate::Pool::leave) when it has
-/// [entered](crate::Pool::enter).
+/// It has to be given to [`Prefixes::release`] once, or to [`Pool::leave`](crate::Pool::leave) when
+/// it has [entered](crate::Pool::enter).
 #[derive(Debug, Default)]
 pub struct Hold {
     /// What is held, and where its rows are.
