@@ -607,6 +607,9 @@ class PrefixIndex:
             PoolConfigurationError: Neither "lru", "resident" nor "scan_resistant".
         """
 
+    def depart(self, agent_id: str, now_ms: int) -> None:
+        """The turn of an agent that holds nothing is over: from now on it is away."""
+
     def hint(self, agent_id: str, word: str) -> None:
         """What is known of an agent's next request; its next request ends the hint.
 

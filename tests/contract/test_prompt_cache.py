@@ -10,6 +10,7 @@ from mlx_lm.models.cache import ArraysCache, LRUPromptCache
 
 from semantic import DiskStore, MemoryBudget, Namespace
 from semantic.adapters.mlx_lm.request_queue import NOT_COPIED
+from semantic.application.sealed_blocks import SealedBlocks
 from semantic.mlx import probe
 from semantic.mlx_lm import PromptCache
 from tests.conftest import distance, feed, fresh_caches, greedy, random_tokens
@@ -308,6 +309,53 @@ def test_a_key_that_names_no_model_is_kept_in_memory_only(llama, tmp_path):
     assert cache.writer.close(60)
     assert cache.stats()["store"]["blocks"] == 0
     assert set(cache.stats()["failures"]) == {"store_namespace"}
+
+
+def test_what_agents_store_is_theirs_and_shared_all_the_same(llama, tmp_path):
+    options = {"namespace_of": lambda key, spec: Namespace(str(key))}
+    cache = stored_cache(tmp_path, llama, **options)
+    said = {"who": "a"}
+    cache.agent_of = lambda caches: said["who"]
+    remember(cache, llama, TOKENS)
+    said["who"] = "b"
+    branch = [*TOKENS[:600], *random_tokens(300, seed=2)]
+    assert cached(cache, branch) == 600
+    remember(cache, llama, branch)
+    assert cache.writer.close(60)
+    (member,) = cache._each_member()
+    assert {end.agents for end in member.sealed.sequences()} == {frozenset("a"), frozenset("b")}
+    assert member.tier.forget("a") == 2  # the third block, where they part, and the last one
+    cache = stored_cache(tmp_path, llama, **options)
+    assert cached(cache, [*branch, 7]) == len(branch)
+    assert cached(cache, TOKENS) == 600
+
+
+def test_an_agent_that_stays_away_may_be_let_go_whatever_its_turns_came_to(llama, monkeypatch):
+    left = []
+    depart, release = SealedBlocks.depart, SealedBlocks.release
+    monkeypatch.setattr(
+        SealedBlocks, "depart", lambda self, who: left.append(who) or depart(self, who)
+    )
+    monkeypatch.setattr(
+        SealedBlocks,
+        "release",
+        lambda self, hold, who: left.append(who) or release(self, hold, who),
+    )
+    cache = PromptCache()
+    cache.agent_of = lambda caches: "asks" if caches is None else "publishes"
+    remember(cache, llama, TOKENS)
+    assert left == ["publishes"]
+    assert cached(cache, TOKENS) == 899
+    assert left == ["publishes", "asks"]
+
+
+def test_whose_a_request_is_may_be_unknown_without_harm(llama):
+    cache = PromptCache()
+    remember(cache, llama, TOKENS)
+    cache.agent_of = lambda caches: 1 / 0
+    remember(cache, llama, TOKENS[::-1])
+    assert cached(cache, TOKENS) == 0
+    assert cache.stats()["failures"] == {"failed": 2}
 
 
 def test_b30_a_store_that_refuses_is_a_cache_without_one(llama, tmp_path):

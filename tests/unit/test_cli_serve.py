@@ -197,6 +197,32 @@ def test_a_group_of_machines_is_not_promised_a_limit(
     assert not made
 
 
+def has_agents(made: list[FakeGenerator], kv_memory: int | None) -> bool:
+    """Whether the prompt cache of a server can tell whose a request is."""
+    with pytest.raises(ServerError, match="generation thread died"):
+        launch(["--port", "0"], kv_memory=kv_memory, new_cache=lambda **_: FakeCache())
+    return hasattr(made[-1].prompt_cache, "agent_of")
+
+
+def test_whose_a_request_is_is_known_where_the_server_shows_it(
+    made: list[FakeGenerator], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert has_agents(made, None)
+    assert has_agents(made, 10**9)
+    monkeypatch.delattr(mlx_server.BatchGenerator, "extract_cache")
+    assert not has_agents(made, None)
+    assert "mlx_lm.server lacks BatchGenerator.extract_cache" in caplog.text
+
+
+def test_a_group_of_machines_leaves_aside_whose_a_request_is(
+    made: list[FakeGenerator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its other ranks are not told, and have to remember and to forget the same."""
+    group = SimpleNamespace(rank=lambda: 0, size=lambda: 2)
+    monkeypatch.setattr(mlx_server.mx.distributed, "init", lambda: group)
+    assert not has_agents(made, None)
+
+
 def test_ready_is_told_with_the_port_that_was_bound(made: list[FakeGenerator]) -> None:
     ready: list[tuple[str, int]] = []
     with pytest.raises(ServerError, match="died"):

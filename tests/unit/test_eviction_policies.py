@@ -356,3 +356,31 @@ def test_words_that_nobody_knows_are_refused() -> None:
     for time_to_live in (0, -1.0, float("inf"), float("nan"), True, "60"):
         with pytest.raises(PoolConfigurationError, match="positive"):
             EvictionPolicy(time_to_live=time_to_live)  # type: ignore[arg-type]
+
+
+def test_who_stays_away_for_an_hour_wants_no_more_what_others_want() -> None:
+    """Else everybody who ever had a part of a shared prompt would be remembered as long as it."""
+    agents = Agents(8)
+    shared = blocks(1, 1)
+    agents.memory.pin("pinned")
+    for agent in ("gone", "pinned", "here"):
+        agents.turn(agent, shared)
+    agents.turn("gone, with more", [*shared, *blocks(1, 2)])
+    sealed = agents.memory._memory.sealed
+
+    def wanted() -> dict[str, int]:
+        names = ("gone", "pinned", "here", "gone, with more")
+        return {name: len(sealed.index.ends_of(name)) for name in names}
+
+    assert wanted() == {"gone": 1, "pinned": 1, "here": 1, "gone, with more": 1}
+    for away in (3590.0, 20.0):
+        agents.clock.seconds += away
+        before = wanted()
+        for _ in range(1024):
+            hold = sealed.hold(_ids([*shared, -1]))
+            sealed.enter(hold, "here")
+            sealed.release(hold)
+        assert (wanted() == before) == (away == 3590.0)
+    assert wanted() == {"gone": 0, "pinned": 1, "here": 1, "gone, with more": 1}
+    assert agents.cached(shared) == len(shared)
+    agents.pool.check()

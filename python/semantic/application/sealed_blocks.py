@@ -229,6 +229,10 @@ class SealedBlocks:
         """End a hold, and the turn of the agent whose it was; see `Hold.release`."""
         hold.release(agent_id, milliseconds(self._clock))
 
+    def depart(self, agent_id: str) -> None:
+        """The turn of an agent that holds nothing is over."""
+        self.index.depart(agent_id, milliseconds(self._clock))
+
     # Publication -------------------------------------------------------------------------------
 
     def publish(self, tokens: TokenIds, live: LiveCaches, agent_id: str, kind: str) -> Publication:

@@ -31,6 +31,7 @@ _HELP = """Serve a model with mlx_lm.server and a KV memory that agents share.
 
     Every option of mlx_lm.server is accepted and means what it means there (listed below).
     GET /v1/semantic/stats tells how the memory is used.
+    A request's "user" names its agent, for semantic store. It keeps nobody out.
     """
 _EPILOG = (
     "Example: semantic serve --model ./my-model --port 8080 --kv-memory 8GB --store ~/.cache/kv"

@@ -182,10 +182,16 @@ class ReferenceSealedBlocks:
             self._index.now_ms = milliseconds(self._clock)
             self._unlease(hold.blocks)
             self._pool.discharge("live", hold.live_bytes, hold.live_arrays)
-            agent = None if agent_id is None else self._index.agents.known(agent_id)
-            if agent is not None:
-                agent.left_at_ms = self._index.now_ms
+            if agent_id is not None:
+                self.depart(agent_id)
             self._tell()
+
+    def depart(self, agent_id: str) -> None:
+        """The turn of an agent that holds nothing is over."""
+        self._index.now_ms = milliseconds(self._clock)
+        agent = self._index.agents.known(agent_id)
+        if agent is not None:
+            agent.left_at_ms = self._index.now_ms
 
     def _lease(self, blocks: Sequence[SealedBlock]) -> None:
         self._pool.acquire([block.block_id for block in blocks])

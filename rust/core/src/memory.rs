@@ -100,7 +100,8 @@ impl Memory {
     #[inline]
     pub fn pool(&mut self, key: &PoolKey) -> Result<Pool<'_>, Error> {
         let at = self.members.iter().position(|member| member.key == key.0);
-        at.and_then(|at| self.pool_at(at)).ok_or(Error::PoolClosed)
+        let Some(pool) = at.and_then(|at| self.pool_at(at)) else { return Err(Error::PoolClosed) };
+        Ok(pool)
     }
 
     #[inline]

@@ -429,3 +429,21 @@ fn among_equals_the_new_one_is_kept() {
     }
     assert_eq!((desk.hit(&tokens(1, 512)), desk.hit(&tokens(2, 512))), (0, 512));
 }
+
+#[test]
+fn what_leads_to_a_branch_that_is_held_is_no_leaf_when_its_latest_branch_goes() {
+    let mut desk = Desk::new(&[GLOBAL], 100);
+    let [older, later] = [1, 2].map(|way| branch(way, 256, 512));
+    for tokens in [&older, &later] {
+        desk.publish(tokens, "a", TURN);
+    }
+    desk.held(&older, |desk| {
+        desk.evict(1);
+        assert_eq!((desk.hit(&older), desk.hit(&later)), (512, 256));
+        assert_eq!(desk.with(|prefixes, _| prefixes.evict_bytes(1)), 0);
+    });
+    desk.evict(1);
+    assert_eq!((desk.hit(&older), desk.hit(&later)), (256, 256));
+    desk.evict(1);
+    assert_eq!(desk.hit(&older), 0);
+}

@@ -238,6 +238,14 @@ impl PrefixIndex {
 
     // Agents --------------------------------------------------------------------------------------
 
+    fn depart(&self, py: Python<'_>, agent_id: Name<'_>, now_ms: Count) -> PyResult<()> {
+        self.call(py, |prefixes, root| {
+            prefixes.set_time(now_ms.0);
+            prefixes.depart(root, agent_id.0);
+            Ok(())
+        })
+    }
+
     fn hint(&self, py: Python<'_>, agent_id: Name<'_>, word: Name<'_>) -> PyResult<()> {
         let hint = match word.0 {
             "active" => Hint::Active,

@@ -20,6 +20,7 @@ from http.server import ThreadingHTTPServer
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from semantic.adapters.mlx_lm.request_agents import agent_of_body
 from semantic.adapters.mlx_lm.request_queue import RequestRefused
 from semantic.domain.errors import SemanticError
 
@@ -140,7 +141,15 @@ def _refuse_address(host: str, port: int, error: OSError) -> NoReturn:
 
 
 def handler_class(server: Any) -> Any:
-    """The request handler of the module `mlx_lm.server`, two routes more, and refusals."""
+    """The request handler of the module `mlx_lm.server`, two routes more, agents and refusals."""
+
+    def validate_model_parameters(self: Any) -> None:
+        server.APIHandler.validate_model_parameters(self)
+        self.agent_id = agent_of_body(self.body)
+
+    def handle_completion(self: Any, request: Any, *args: Any, **options: Any) -> None:
+        request.agent_id = self.agent_id
+        server.APIHandler.handle_completion(self, request, *args, **options)
 
     def set_completion_headers(self: Any, status_code: int = 200) -> None:
         # mlx_lm.server answers 404 to whatever keeps a request from being generated.
@@ -161,7 +170,12 @@ def handler_class(server: Any) -> Any:
         else:
             server.APIHandler.do_GET(self)
 
-    methods = {"do_GET": do_get, "_set_completion_headers": set_completion_headers}
+    methods = {
+        "do_GET": do_get,
+        "handle_completion": handle_completion,
+        "validate_model_parameters": validate_model_parameters,
+        "_set_completion_headers": set_completion_headers,
+    }
     return type("SemanticAPIHandler", (server.APIHandler,), methods)
 
 

@@ -17,6 +17,7 @@ from semantic.adapters.mlx.block_memory import MlxBlockMemory
 from semantic.adapters.mlx.layout import spec_of_caches
 from semantic.adapters.mlx.materialise import MlxMaterialiser
 from semantic.adapters.mlx_lm.model_identity import namespace_of_key
+from semantic.adapters.mlx_lm.request_agents import RequestAgents
 from semantic.adapters.mlx_lm.request_queue import NOT_COPIED
 from semantic.application.counted_store import CountedStore
 from semantic.application.counters import Counters, FailureCallback, totals
@@ -39,9 +40,6 @@ __all__ = ["PromptCache"]
 _log = logging.getLogger("semantic")
 
 _KINDS = ("assistant", "user", "system")
-
-_OWNER = "server"
-"""Whoever inserts: the server knows no agents."""
 
 _TAKEN = ("held", "live", "staging", "cached")
 
@@ -102,6 +100,9 @@ class PromptCache:
         """Asked before so many tokens are restored, by a server that admits by memory."""
         self.queue_stats: Callable[[], dict[str, float]] | None = None
         """What a server that admits by memory tells of its queue, for `stats`."""
+        self.agent_of: Callable[[list[Any] | None], str] = RequestAgents().of
+        """Whose are the caches that are inserted, or, asked with None, the prompt that is fetched:
+        said by a server that knows its agents."""
 
     def __len__(self) -> int:
         """Remembered sequences, over all models."""
@@ -161,16 +162,17 @@ class PromptCache:
         if prompt_cache is NOT_COPIED:
             return
         try:
-            packed = TokenIds(tokens)
+            packed, agent_id = TokenIds(tokens), self.agent_of(prompt_cache)
             member = self._member_for(model, prompt_cache, len(packed))
             publication = publish_caches(
-                member, packed, prompt_cache, _OWNER, cache_type, exact=False
+                member, packed, prompt_cache, agent_id, cache_type, exact=False
             )
             published = publication.report.published_tokens
             if member.tier is not None and published:
-                member.tier.save(packed[:published], _OWNER)
+                member.tier.save(packed[:published], agent_id)
             if publication.end is not None:
-                member.sealed.settle(publication.end, _OWNER)
+                member.sealed.settle(publication.end, agent_id)
+            member.sealed.depart(agent_id)
             self.trim_to(n_sequences=self.max_size)
         except Exception as error:
             reason = reason_of(error)
@@ -201,8 +203,9 @@ class PromptCache:
         member = self._best_member(model, tokens) or self._stored_member(model)
         if member is None:
             return None, 0, 0
+        agent_id = self.agent_of(None)
         if member.tier is not None:
-            member.tier.fetch(tokens, member.sealed.plan(tokens).n_tokens, _OWNER)
+            member.tier.fetch(tokens, member.sealed.plan(tokens).n_tokens, agent_id)
         hold = member.sealed.hold(tokens)
         try:
             if not hold.n_tokens:
@@ -211,10 +214,11 @@ class PromptCache:
                 member.counters.failure("budget", "no room to restore a prefix")
                 return None, 0, hold.matched_tokens
             caches = restored(member, hold)
-            member.sealed.enter(hold, _OWNER)
+            member.sealed.enter(hold, agent_id)
             return caches, hold.n_tokens, hold.matched_tokens
         finally:
-            member.sealed.release(hold)
+            # Nothing tells of a turn that comes to no insertion: an agent may always have left.
+            member.sealed.release(hold, agent_id)
 
     def _best_member(self, model: Any, tokens: TokenIds) -> Resources | None:
         """The layout under this key that has the longest hit."""

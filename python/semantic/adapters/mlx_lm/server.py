@@ -38,6 +38,7 @@ from semantic.adapters.mlx_lm.http_server import (
 from semantic.adapters.mlx_lm.junctions import stopping_generator
 from semantic.adapters.mlx_lm.loaded_models import LoadedModels
 from semantic.adapters.mlx_lm.queued import queued_batch, queued_generator
+from semantic.adapters.mlx_lm.request_agents import RequestAgents, named_batch, named_generator
 from semantic.adapters.mlx_lm.request_queue import RequestQueue
 from semantic.adapters.mlx_lm.running_batch import metered_generator
 from semantic.adapters.mlx_lm.sound_requests import sound_generator
@@ -72,14 +73,21 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
 }
 """What the server module must have, and the parameters that we pass by that name or place."""
 
-_NEEDED_FOR_A_LIMIT: Mapping[str, tuple[str, ...]] = {
-    "ResponseGenerator._next_request": ("timeout",),
+_NEEDED_FOR_AGENTS: Mapping[str, tuple[str, ...]] = {
     "ResponseGenerator._tokenize": ("tokenizer", "request", "args"),
-    "ResponseGenerator._serve_single": (),
-    "ResponseGenerator._run_generate": (),
     "BatchGenerator.insert_segments": (),
     "BatchGenerator.extract_cache": ("uids",),
     "BatchGenerator.remove": ("uids",),
+    "APIHandler.handle_completion": ("request",),
+    "APIHandler.validate_model_parameters": (),
+}
+"""What it must have besides for requests to say whose they are."""
+
+_NEEDED_FOR_A_LIMIT: Mapping[str, tuple[str, ...]] = {
+    **_NEEDED_FOR_AGENTS,
+    "ResponseGenerator._next_request": ("timeout",),
+    "ResponseGenerator._serve_single": (),
+    "ResponseGenerator._run_generate": (),
     "APIHandler._set_completion_headers": ("status_code",),
 }
 """What it must have besides where requests wait for memory."""
@@ -257,6 +265,10 @@ def _serve(
     batch_class = metered_generator(
         unpadded_generator(server.BatchGenerator), _weakly(cache, "report_running")
     )
+    agents = _agents(server, group)
+    if agents is not None:
+        cache.agent_of = agents.of
+        batch_class = named_batch(batch_class, agents)
     guarded: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if new_queue is not None:
         queue = new_queue(_weakly(cache, "memory_of"))
@@ -265,6 +277,9 @@ def _serve(
         guarded = _working(guard)
         generator_class = queued_generator(generator_class, queue, guard.relief.if_due)
         batch_class = queued_batch(batch_class, queue)
+    if agents is not None:
+        # Outermost: the queue tokenises ahead, and not for the request that is looked up next.
+        generator_class = named_generator(generator_class, agents)
     host, port = address
     with (
         guarded,
@@ -286,6 +301,16 @@ def _serve(
             finally:
                 if writer is not None:
                     _drain(writer, httpd.stop)
+
+
+def _agents(server: Any, group: Any) -> RequestAgents | None:
+    """Whose requests are served; None where all are the server's."""
+    if group.size() > 1:
+        return None  # the other ranks do not hear of it, and all have to remember the same
+    if lacking := _lacking(server, _NEEDED_FOR_AGENTS):
+        _log.warning("whose a request is cannot be seen: mlx_lm.server lacks %s", lacking)
+        return None
+    return RequestAgents()
 
 
 @contextlib.contextmanager
@@ -343,13 +368,16 @@ def _server_module(needed: Mapping[str, tuple[str, ...]] = _NEEDED) -> Any:
         raise ServerError(
             f"mlx_lm.server cannot be imported ({error}); pip install 'semantic-kv[serve]'"
         ) from error
-    lacking = [name for name, parameters in needed.items() if not _has(server, name, parameters)]
-    if lacking:
+    if lacking := _lacking(server, needed):
         raise ServerError(
             f"mlx-lm {_version()} is not one that semantic can serve with: mlx_lm.server lacks "
-            f"{', '.join(lacking)} as we know it; mlx-lm 0.32.2 is known to work"
+            f"{lacking} as we know it; mlx-lm 0.32.2 is known to work"
         )
     return server
+
+
+def _lacking(server: Any, needed: Mapping[str, tuple[str, ...]]) -> str:
+    return ", ".join(name for name, known in needed.items() if not _has(server, name, known))
 
 
 def _has(server: Any, name: str, parameters: tuple[str, ...]) -> bool:

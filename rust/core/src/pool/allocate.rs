@@ -4,7 +4,7 @@ use crate::agent::{Agent, AgentIndex};
 use crate::blocks::{Blocks, Cost, Want, Wanted};
 use crate::error::Error;
 use crate::group::{BLOCK_TOKENS, GroupId};
-use crate::id::{BlockId, SlotIndex};
+use crate::id::{BlockId, PoolNumber, SlotIndex};
 use crate::pool::Pool;
 use crate::slot::{BlockClass, Entry, Slot, State};
 
@@ -235,22 +235,8 @@ impl Pool<'_> {
         let free = &mut groups.get_mut(group).free;
         free.extend(ids.iter().map(|id| id.slot()));
         let (slots, number) = (slots.as_mut(), *number);
-        let mut first = u32::MAX;
-        let at_fault = ids.iter().position(|&id| {
-            let Some(slot) = slots.get_mut(id.slot().at()) else { return true };
-            let State::Held(entry) = slot.state else { return true };
-            let is_alike = entry.agent == agent
-                && slot.group == group
-                && id.is_life(number, slot.generation)
-                && slot.generation < u16::MAX;
-            if is_alike {
-                slot.generation += 1;
-                slot.state = State::Free { was: entry };
-                first = first.min(entry.at);
-            }
-            !is_alike
-        });
-        if let Some(n) = at_fault {
+        let (n, first) = release_while_alike(slots, ids, number, agent, group);
+        if n < ids.len() {
             for id in &ids[..n] {
                 let slot = &mut slots[id.slot().at()];
                 if let State::Free { was } = slot.state {
@@ -293,6 +279,35 @@ impl Pool<'_> {
         let n = holder.held_mut(group).clear(slots, agent, |index, slot| free.push(slot, index));
         self.books.book(group, Some(BlockClass::Held), None, n);
     }
+}
+
+/// Free the living blocks of one agent and group that `ids` begins with: how many they are, and which
+/// of its entries was the first.
+// Apart, so that all that the loop looks at stays in registers.
+#[inline(never)]
+fn release_while_alike(
+    slots: &mut [Slot],
+    ids: &[BlockId],
+    number: PoolNumber,
+    agent: AgentIndex,
+    group: GroupId,
+) -> (usize, u32) {
+    let mut first = u32::MAX;
+    for (n, &id) in ids.iter().enumerate() {
+        let Some(slot) = slots.get_mut(id.slot().at()) else { return (n, first) };
+        let State::Held(entry) = slot.state else { return (n, first) };
+        let is_alike = entry.agent == agent
+            && slot.group == group
+            && id.is_life(number, slot.generation)
+            && slot.generation < u16::MAX;
+        if !is_alike {
+            return (n, first);
+        }
+        slot.generation += 1;
+        slot.state = State::Free { was: entry };
+        first = first.min(entry.at);
+    }
+    (ids.len(), first)
 }
 
 fn named(agent: &str) -> Result<&str, Error> {

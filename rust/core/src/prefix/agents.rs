@@ -15,6 +15,10 @@ use crate::prefix::end::EndId;
 pub(crate) struct AgentId(u32);
 
 impl AgentId {
+    pub(crate) fn numbered(number: u32) -> Self {
+        Self(number)
+    }
+
     pub(crate) fn number(self) -> u32 {
         self.0
     }
@@ -163,7 +167,7 @@ impl Agents {
         id
     }
 
-    /// Now and then, those that have not been here for an hour: they count as ended.
+    /// Now and then, those that have not been here for an hour.
     pub(crate) fn lost(&mut self, now: u64) -> Option<Vec<AgentId>> {
         self.arrivals = self.arrivals.wrapping_add(1);
         if !self.arrivals.is_multiple_of(SWEEP_EVERY) {
@@ -171,13 +175,7 @@ impl Agents {
         }
         let since = now.saturating_sub(LOST_AFTER_MS);
         let is_lost = |(_, agent): &(AgentId, &Agent)| agent.left_at.is_some_and(|at| at < since);
-        let lost: Vec<AgentId> = self.iter().filter(is_lost).map(|(id, _)| id).collect();
-        for &id in &lost {
-            if let Some(agent) = self.get_mut(id).filter(|agent| agent.ends.is_empty()) {
-                agent.hint = Hint::Ended;
-            }
-        }
-        Some(lost)
+        Some(self.iter().filter(is_lost).map(|(id, _)| id).collect())
     }
 
     /// Forget an agent of whom there is nothing to remember.

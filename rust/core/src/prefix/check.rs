@@ -9,6 +9,7 @@ use crate::id::SlotIndex;
 use crate::prefix::agents::AgentId;
 use crate::prefix::end::{End, EndId};
 use crate::prefix::node::{NodeId, Owner};
+use crate::prefix::uses::UseId;
 use crate::prefix::wishes::SUPERSEDED;
 use crate::prefix::{Index, Root};
 use crate::slot::State;
@@ -106,7 +107,7 @@ impl Index {
         let mut n_own: HashMap<AgentId, usize> = HashMap::new();
         let mut n_nodes: HashMap<u32, usize> = HashMap::new();
         for id in self.nodes.iter() {
-            match self.nodes[id].owner {
+            match self.nodes[id].owner() {
                 Owner::Nobody => {}
                 Owner::One(agent) => *n_own.entry(agent).or_default() += 1,
                 Owner::Many(crowd) => *n_nodes.entry(crowd.number()).or_default() += 1,
@@ -137,20 +138,43 @@ impl Index {
         let counted: usize = self.namespaces.iter().flatten().map(|space| space.n_ends).sum();
         agree(counted == n_ends, "the number of ends")?;
         if self.goes_by_leaves() {
-            let is_listed = |id: NodeId| {
+            let leaves = self.nodes.iter().filter(|&id| {
                 let node = &self.nodes[id];
-                let is_leaf = node.parent.is_some() && !node.has_children();
-                !is_leaf || self.is_leased(books, id) || self.order.contains(id.place())
-            };
-            agree(self.nodes.iter().all(is_listed), "the order of leaves")
+                node.parent.is_some() && !node.has_children()
+            });
+            let mut n_leaves = 0;
+            for id in leaves {
+                let is_here = self.order.contains(id.place());
+                agree(is_here || self.is_leased(books, id), "the order of leaves")?;
+                if let Some(lane) = self.order.lane_of(id.place()) {
+                    agree(lane == self.nodes[id].lane, "the lane of a leaf")?;
+                    n_leaves += 1;
+                }
+            }
+            agree(n_leaves == n_listed, "what is in the order")?;
+            self.check_uses()
         } else {
             let lane = |(id, end): (EndId, &End)| {
                 let lane = self.order.lane_of(id.0)?;
-                (lane == SUPERSEDED || lane == self.lane(end.node)).then_some(())
+                (lane == SUPERSEDED || lane == self.nodes[end.node].lane).then_some(())
             };
             let is_listed = self.ends.iter().map(lane).all(|listed| listed.is_some());
             agree(is_listed && n_listed == n_ends, "the order of ends")
         }
+    }
+
+    fn check_uses(&self) -> Result<(), Error> {
+        let mut n_nodes: HashMap<UseId, usize> = HashMap::new();
+        for id in self.nodes.iter() {
+            let node = &self.nodes[id];
+            let Some(last_use) = node.last_use else { continue };
+            *n_nodes.entry(last_use).or_default() += 1;
+            let before = node.parent.and_then(|parent| self.nodes[parent].last_use);
+            let is_later = |before| self.node_uses.get(before) >= self.node_uses.get(last_use);
+            agree(before.is_none_or(is_later), "when a node was used that leads to others")?;
+        }
+        let counted: HashMap<UseId, usize> = self.node_uses.iter().collect();
+        agree(counted == n_nodes, "the nodes of a use")
     }
 }
 

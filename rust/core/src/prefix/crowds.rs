@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::prefix::Index;
 use crate::prefix::agents::AgentId;
 use crate::prefix::node::{NodeId, Owner};
-use crate::prefix::wishes::{SUPERSEDED, lane_of_crowd};
+use crate::prefix::wishes::SUPERSEDED;
 
 /// Who is known of a crowd: enough to see that it is one. Those who matter most stay.
 const CROWD_MAX: usize = 64;
@@ -19,6 +19,10 @@ const CROWD_MAX: usize = 64;
 pub(crate) struct CrowdId(u32);
 
 impl CrowdId {
+    pub(crate) fn numbered(number: u32) -> Self {
+        Self(number)
+    }
+
     pub(crate) fn number(self) -> u32 {
         self.0
     }
@@ -111,7 +115,7 @@ impl Index {
         // Neighbours mostly have the same owner, and the same one afterwards.
         let mut last = None;
         for &id in path {
-            let before = self.nodes[id].owner;
+            let before = self.nodes[id].owner();
             let owner = match last {
                 Some((seen, owner)) if seen == before => owner,
                 _ => self.joined(before, agent),
@@ -168,9 +172,10 @@ impl Index {
             }
             Owner::Many(crowd) => self.crowds.enter(crowd),
         }
-        let before = std::mem::replace(&mut self.nodes[id].owner, owner);
+        let before = self.nodes[id].owner();
+        self.nodes[id].lane = owner.lane();
         if !self.goes_by_leaves() {
-            let (lane, Self { nodes, order, .. }) = (self.lane(id), &mut *self);
+            let (lane, Self { nodes, order, .. }) = (owner.lane(), &mut *self);
             for end in nodes.ends(id) {
                 if order.lane_of(end.0).is_some_and(|lane| lane != SUPERSEDED) {
                     order.move_to(end.0, lane);
@@ -180,22 +185,8 @@ impl Index {
         self.give_up(before, 1);
     }
 
-    /// Nodes that are about to go are nobody's. Neighbours mostly had the same owner, who is told once.
-    pub(super) fn disown(&mut self, ids: &[NodeId]) {
-        let (mut owner, mut n) = (Owner::Nobody, 0);
-        for &id in ids {
-            let before = std::mem::take(&mut self.nodes[id].owner);
-            if before != owner {
-                self.give_up(owner, n);
-                (owner, n) = (before, 0);
-            }
-            n += 1;
-        }
-        self.give_up(owner, n);
-    }
-
     /// Whoever had `n` nodes has them no more.
-    fn give_up(&mut self, owner: Owner, n: usize) {
+    pub(super) fn give_up(&mut self, owner: Owner, n: usize) {
         match owner {
             Owner::Nobody => {}
             Owner::One(id) => {
@@ -221,6 +212,6 @@ impl Index {
         let members = self.crowds.members(crowd).iter();
         let agents = members.filter_map(|&id| self.agents.get(id));
         let standing = self.policy.shared_standing(agents);
-        self.order.set_standing(lane_of_crowd(crowd), standing);
+        self.order.set_standing(Owner::Many(crowd).lane(), standing);
     }
 }

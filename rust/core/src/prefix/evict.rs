@@ -255,8 +255,9 @@ impl Index {
         while let Some(piece) = self.nodes.parts_mut(id).pop() {
             self.detach(books, id, &piece);
         }
-        let parent = self.nodes[id].parent;
-        self.disown(&[id]);
+        let (parent, owner) = (self.nodes[id].parent, self.nodes[id].owner());
+        self.give_up(owner, 1);
+        self.forget_use(id);
         self.nodes.cut(id);
         if let Some(parent) = parent.filter(|_| self.goes_by_leaves()) {
             self.list_leaf(books, parent);

@@ -61,22 +61,21 @@ impl Index {
 
     /// A leaf that goes next and those that go right after it, until so much is free.
     fn next_tail(&self, books: &Books<'_>, leaf: NodeId, missing: &mut Cost) -> Tail {
-        let mut parent = Some(leaf);
         let one_each: SmallVec<[Want; 2]> = self.unbounded.iter().map(|&id| (id, 1)).collect();
         let one = books.blocks.cost(&one_each).unwrap_or_default();
         let most = missing.bytes.div_ceil(one.bytes.max(1)).min(PATH_BLOCKS);
         let mut tail = Tail::with_capacity(usize::try_from(most).unwrap_or_default());
-        // Which place comes next is asked of the order, so that nodes can be read ahead.
-        for place in self.order.row(leaf.place()) {
-            let id = NodeId::at(place);
+        let (lane, last_use) = (self.nodes[leaf].lane, self.nodes[leaf].last_use);
+        let mut next = Some(leaf);
+        while let Some(id) = next {
             let node = &self.nodes[id];
+            let is_alike = (node.lane, node.last_use) == (lane, last_use);
             let leads_elsewhere = node.is_forked() || node.has_ends();
-            let is_next = parent == Some(id) && self.is_idle(books, id);
-            if id != leaf && (leads_elsewhere || !is_next) {
+            if id != leaf && (leads_elsewhere || !is_alike || !self.is_idle(books, id)) {
                 break;
             }
             tail.push(id);
-            parent = node.parent;
+            next = node.parent;
             missing.bytes = missing.bytes.saturating_sub(one.bytes);
             missing.arrays = missing.arrays.saturating_sub(one.arrays);
             if *missing == Cost::default() {
@@ -86,8 +85,9 @@ impl Index {
         tail
     }
 
-    /// Remove the idle nodes at the end of a path, the last one first, and say how many blocks that
-    /// are; the sequences that ended in the last one end before the first one from now on.
+    /// Remove idle nodes that were last used together from the end of a path, the last one first, and
+    /// say how many blocks that are; the sequences that ended in the last one end before the first
+    /// one from now on.
     fn drop_tail(&mut self, books: &mut Books<'_>, tail: &[NodeId]) -> u64 {
         let (Some(&leaf), Some(&head)) = (tail.first(), tail.last()) else { return 0 };
         let (root, parent) = (self.nodes[leaf].root, self.nodes[head].parent);
@@ -97,15 +97,21 @@ impl Index {
             }
         }
         let end = self.join_ends(leaf);
-        self.order.remove_row(tail.iter().map(|id| id.place()));
+        let (lane, last_use) = (self.nodes[leaf].lane, self.nodes[leaf].last_use);
         let n = self.free_whole(books, root, tail);
-        self.disown(tail);
+        self.give_up(self.nodes[leaf].owner(), tail.len());
+        self.node_uses.leave(last_use, tail.len());
         self.nodes.cut_tail(tail);
-        if let Some(parent) = parent {
+        let Some(parent) = parent else { return n };
+        let node = &self.nodes[parent];
+        if (node.lane, node.last_use) == (lane, last_use) && self.is_idle_leaf(books, parent) {
+            self.order.succeed(leaf.place(), parent.place());
+        } else {
+            self.order.remove(leaf.place());
             self.list_leaf(books, parent);
-            if let Some(end) = end {
-                self.move_end(end, parent);
-            }
+        }
+        if let Some(end) = end {
+            self.move_end(end, parent);
         }
         n
     }
@@ -180,12 +186,15 @@ impl Index {
     pub(super) fn list_leaf(&mut self, books: &Books<'_>, id: NodeId) {
         let node = &self.nodes[id];
         let is_leaf = node.parent.is_some() && !node.has_children();
-        if is_leaf && !self.order.contains(id.place()) && !self.is_leased(books, id) {
-            if self.order.is_aside(id.place()) {
-                self.order.restore(id.place());
-            } else {
-                self.touch_node(id);
-            }
+        if !is_leaf || self.order.contains(id.place()) || self.is_leased(books, id) {
+            return;
+        }
+        if self.order.is_aside(id.place()) {
+            self.order.restore(id.place());
+        } else if let Some(last_use) = node.last_use {
+            self.order.enter(id.place(), node.lane, self.node_uses.get(last_use));
+        } else {
+            self.touch_path(&[id]);
         }
     }
 }

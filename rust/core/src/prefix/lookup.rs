@@ -135,9 +135,7 @@ impl Index {
         let path = self.remaining(root, plan);
         self.own(&path, agent);
         if self.goes_by_leaves() {
-            for &id in path.iter().rev() {
-                self.touch_node(id);
-            }
+            self.touch_path(&path);
         }
         for id in self.serving(plan, &path) {
             self.touch_end(id);

@@ -44,6 +44,7 @@ mod pins;
 mod policy;
 mod publish;
 mod table;
+mod uses;
 mod wishes;
 
 pub use agents::{Hint, Priority};
@@ -71,6 +72,7 @@ use crate::prefix::end::{EndId, Ends};
 use crate::prefix::node::{Piece, Whole};
 use crate::prefix::nodes::Nodes;
 use crate::prefix::order::Order;
+use crate::prefix::uses::Uses;
 use crate::reach::Reach;
 use crate::tokens::TokenSlice;
 
@@ -116,8 +118,10 @@ pub(crate) struct Index {
     namespaces: Vec<Option<Namespace>>,
     /// What is still to be told of namespaces that are closed.
     last_events: HashMap<Root, Vec<Event>>,
-    /// When they go: nodes where every group is unbounded, else ends.
+    /// When they go: leaves where every group is unbounded, else ends.
     order: Order,
+    /// When nodes were last used, where leaves go.
+    node_uses: Uses,
     /// Ends that were passed over because something holds them; set aside in the order.
     passed_over: Vec<EndId>,
     /// Who uses the same nodes.
@@ -148,6 +152,7 @@ impl Index {
             namespaces: Vec::new(),
             last_events: HashMap::new(),
             order: Order::default(),
+            node_uses: Uses::default(),
             passed_over: Vec::new(),
             crowds: Crowds::default(),
             uses: 0,

@@ -7,7 +7,9 @@ use crate::id::{BlockId, PoolNumber, SlotIndex};
 use crate::prefix::Root;
 use crate::prefix::agents::AgentId;
 use crate::prefix::crowds::CrowdId;
+use crate::prefix::order::Lane;
 use crate::prefix::table::Width;
+use crate::prefix::uses::UseId;
 
 /// The place of a node among all nodes, plus one: with a zero to spare, a slot has room for it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -75,6 +77,27 @@ pub(crate) enum Owner {
     Many(CrowdId),
 }
 
+impl Owner {
+    /// Where in the order of eviction its nodes are.
+    #[inline]
+    pub(crate) fn lane(self) -> Lane {
+        match self {
+            Self::Nobody => Lane(0),
+            Self::One(agent) => Lane(2 * agent.number() + 1),
+            Self::Many(crowd) => Lane(2 * crowd.number() + 2),
+        }
+    }
+
+    #[inline]
+    fn of(lane: Lane) -> Self {
+        match (lane.0, lane.0 % 2) {
+            (0, _) => Self::Nobody,
+            (lane, 1) => Self::One(AgentId::numbered(lane / 2)),
+            (lane, _) => Self::Many(CrowdId::numbered(lane / 2 - 1)),
+        }
+    }
+}
+
 /// One token block. Two of them share a line of the CPU's cache, and hold what lookups and evictions
 /// read; the rest lies apart in [`Nodes`](crate::prefix::nodes::Nodes).
 #[derive(Debug, Default)]
@@ -82,7 +105,10 @@ pub(crate) enum Owner {
 pub(crate) struct Node {
     pub(crate) root: Root,
     pub(crate) parent: Option<NodeId>,
-    pub(crate) owner: Owner,
+    /// Where in the order of eviction it is, which says whose it is.
+    pub(crate) lane: Lane,
+    /// When it was last used, where nodes go leaf by leaf.
+    pub(crate) last_use: Option<UseId>,
     /// How many token blocks are before it.
     pub(crate) number: u32,
     /// The child, where there is one only.
@@ -111,6 +137,11 @@ impl Node {
     /// The position after its last token.
     pub(crate) fn end(&self) -> u64 {
         self.start() + u64::from(self.len)
+    }
+
+    /// Whose it is.
+    pub(crate) fn owner(&self) -> Owner {
+        Owner::of(self.lane)
     }
 
     /// Whether it has all the tokens of a block.

@@ -18,7 +18,7 @@ use crate::key::Key;
 use crate::prefix::end::EndId;
 use crate::prefix::find::position;
 use crate::prefix::forks::Forks;
-use crate::prefix::node::{Node, NodeId, Owner, Piece, Whole};
+use crate::prefix::node::{Node, NodeId, Piece, Whole};
 use crate::prefix::table::TokenTable;
 use crate::prefix::{Change, Event, Root};
 use crate::tokens::TokenSlice;
@@ -169,7 +169,6 @@ impl Nodes {
         for &id in tail {
             let node = &mut self[id];
             debug_assert!(!node.has_ends && !node.is_forked);
-            debug_assert!(node.owner == Owner::Nobody, "whose it was is told before");
             let width = node.width;
             *node = Node::default();
             self.tokens.erase(id.place(), width);

@@ -10,8 +10,15 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 /// A list within the order.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(crate) struct Lane(pub(crate) u32);
+
+/// When something was used: in time, and in the order of all uses.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(crate) struct Use {
+    pub(crate) number: u64,
+    pub(crate) at: u64,
+}
 
 /// How a lane compares with others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,9 +61,7 @@ struct Links {
     is_here: bool,
     /// Taken out for a while, to come back where it was.
     is_aside: bool,
-    /// When it was last used, in time and in order.
-    used_at: u64,
-    use_number: u64,
+    last_use: Use,
 }
 
 const APART: Links = Links {
@@ -65,8 +70,7 @@ const APART: Links = Links {
     lane: Lane(0),
     is_here: false,
     is_aside: false,
-    used_at: 0,
-    use_number: 0,
+    last_use: Use { number: 0, at: 0 },
 };
 
 /// Where a lane is sorted in: by its floor, or by since when it has been away.
@@ -123,17 +127,43 @@ impl Order {
         self.links.get(place as usize).is_some_and(|links| links.is_aside)
     }
 
-    /// Make a place the last of a lane to go, whether or not it was here.
-    pub(crate) fn touch(&mut self, place: u32, lane: Lane, now: u64) {
+    /// A use that is later than all before.
+    pub(crate) fn next_use(&mut self, now: u64) -> Use {
+        self.uses += 1;
+        Use { at: now, number: self.uses }
+    }
+
+    /// Put a place into a lane by its last use, whether or not it was here.
+    pub(crate) fn enter(&mut self, place: u32, lane: Lane, last_use: Use) {
         self.remove(place);
         if self.links.len() <= place as usize {
             self.links.resize(place as usize + 1, APART);
         }
-        self.uses += 1;
+        self.state(lane);
         let links = &mut self.links[place as usize];
-        (links.lane, links.used_at, links.use_number) = (lane, now, self.uses);
-        let last = self.state(lane).last;
-        self.link(place, last);
+        (links.lane, links.last_use) = (lane, last_use);
+        self.insert(place);
+    }
+
+    /// What was used when `place` was takes its place in the order.
+    pub(crate) fn succeed(&mut self, place: u32, by: u32) {
+        self.remove(by);
+        if self.links.len() <= by as usize {
+            self.links.resize(by as usize + 1, APART);
+        }
+        let links = self.links[place as usize];
+        let Links { before, after, lane, .. } = links;
+        let state = &mut self.lanes[lane.0 as usize];
+        match before {
+            NOBODY => state.first = by,
+            before => self.links[before as usize].after = by,
+        }
+        match after {
+            NOBODY => state.last = by,
+            after => self.links[after as usize].before = by,
+        }
+        self.links[by as usize] = links;
+        self.links[place as usize].is_here = false;
     }
 
     fn state(&mut self, lane: Lane) -> &mut LaneState {
@@ -203,15 +233,15 @@ impl Order {
 
     /// Put a place that is not here into its lane by its last use, looked for from both sides.
     fn insert(&mut self, place: u32) {
-        let Links { lane, use_number, .. } = self.links[place as usize];
+        let Links { lane, last_use, .. } = self.links[place as usize];
         let state = &self.lanes[lane.0 as usize];
         let (mut oldest, mut latest) = (state.first, state.last);
         let before = loop {
-            if latest == NOBODY || self.links[latest as usize].use_number < use_number {
+            if latest == NOBODY || self.links[latest as usize].last_use.number < last_use.number {
                 break latest;
             }
-            let Links { before, after, use_number: other, .. } = self.links[oldest as usize];
-            if other > use_number {
+            let Links { before, after, last_use: other, .. } = self.links[oldest as usize];
+            if other.number > last_use.number {
                 break before;
             }
             (oldest, latest) = (after, self.links[latest as usize].before);
@@ -219,32 +249,17 @@ impl Order {
         self.link(place, before);
     }
 
-    /// A place and those behind it in its lane that were used when it was.
-    pub(crate) fn row(&self, place: u32) -> impl Iterator<Item = u32> {
-        let alike = |&place: &u32| {
-            let Links { after, used_at, .. } = *self.links.get(place as usize)?;
-            let next = self.links.get(after as usize)?;
-            (next.used_at == used_at).then_some(after)
-        };
-        std::iter::successors(Some(place), alike)
-    }
-
     /// Take a place out for good, if it is here or was set aside.
     pub(crate) fn remove(&mut self, place: u32) {
         if self.contains(place) {
-            self.remove_row(std::iter::once(place));
+            self.unlink(place);
         } else if self.is_aside(place) {
             self.forget_aside(place);
         }
     }
 
-    /// Take out places that are here, one right after the other in one lane.
-    pub(crate) fn remove_row(&mut self, row: impl DoubleEndedIterator<Item = u32> + Clone) {
-        let (Some(first), Some(last)) = (row.clone().next(), row.clone().next_back()) else {
-            return;
-        };
-        let Links { before, lane, used_at, .. } = self.links[first as usize];
-        let after = self.links[last as usize].after;
+    fn unlink(&mut self, place: u32) {
+        let Links { before, after, lane, .. } = self.links[place as usize];
         let state = &mut self.lanes[lane.0 as usize];
         match before {
             NOBODY => state.first = after,
@@ -254,13 +269,9 @@ impl Order {
             NOBODY => state.last = before,
             after => self.links[after as usize].before = before,
         }
-        for place in row {
-            self.links[place as usize].is_here = false;
-            self.len -= 1;
-        }
-        // What was used together is worth the same: the lane stays where it is.
-        let is_alike = after != NOBODY && self.links[after as usize].used_at == used_at;
-        if before == NOBODY && !is_alike {
+        self.links[place as usize].is_here = false;
+        self.len -= 1;
+        if before == NOBODY {
             self.soil(lane);
         }
     }
@@ -331,11 +342,11 @@ impl Order {
             return;
         }
         let Standing { class, floor_ms, bonus_ms } = state.standing;
-        let Links { used_at, use_number, .. } = self.links[state.first as usize];
+        let Use { at: used_at, number } = self.links[state.first as usize].last_use;
         let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
         let since = signed(used_at).saturating_sub(signed(bonus_ms));
         let crossing = since.saturating_add(signed(floor_ms));
-        let first = Reverse(use_number);
+        let first = Reverse(number);
         let filed = if crossing > now {
             let filed = Filed::Floor { class, floor_ms, first, lane };
             self.resting.insert(filed);
@@ -352,12 +363,12 @@ impl Order {
     /// When a place was last used in time, while it is here or set aside.
     pub(crate) fn used_at(&self, place: u32) -> Option<u64> {
         let links = self.links.get(place as usize)?;
-        (links.is_here || links.is_aside).then_some(links.used_at)
+        (links.is_here || links.is_aside).then_some(links.last_use.at)
     }
 
     /// The places that are here and were last used before that time, lane by lane.
     pub(crate) fn due(&self, before: u64) -> Vec<u32> {
-        let is_due = |place: &u32| self.links[*place as usize].used_at < before;
+        let is_due = |place: &u32| self.links[*place as usize].last_use.at < before;
         let lanes = (0..).map(Lane).zip(&self.lanes).filter(|(_, state)| state.first != NOBODY);
         lanes.flat_map(|(lane, _)| self.lane(lane).take_while(is_due)).collect()
     }
@@ -378,7 +389,7 @@ impl Order {
     /// How many places are here or set aside, and whether each lane is in the order of uses.
     pub(crate) fn counted(&self) -> (usize, bool) {
         let mut lanes = (0..).map(Lane).take(self.lanes.len());
-        let number = |place: u32| self.links[place as usize].use_number;
+        let number = |place: u32| self.links[place as usize].last_use.number;
         let is_sorted = |lane| self.lane(lane).map(number).is_sorted();
         (self.len + self.n_aside, lanes.all(is_sorted))
     }

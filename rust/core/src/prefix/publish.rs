@@ -76,9 +76,7 @@ impl Index {
         self.own(&path, agent);
         let published = self.publish_end(books, draft, &path, agent, kind)?;
         if self.goes_by_leaves() {
-            for &id in path.iter().rev() {
-                self.touch_node(id);
-            }
+            self.touch_path(&path);
         }
         self.supersede_old_ends(&path);
         self.release_base(books, draft);
@@ -103,6 +101,10 @@ impl Index {
         let shorter = self.nodes.shorter(parent, tokens);
         let number = usize::try_from(self.nodes[parent].end()).unwrap_or(usize::MAX) / BLOCK;
         let key = draft.key(number).unwrap_or_else(|| self.key(parent, tokens));
+        if self.goes_by_leaves() {
+            // It is a leaf no more.
+            self.order.remove(parent.place());
+        }
         let id = self.nodes.grow(parent, tokens, key);
         if let Some(shorter) = shorter {
             self.absorb(books, id, shorter);
@@ -130,7 +132,8 @@ impl Index {
             self.nodes.add_end(id, end_id);
         }
         *self.nodes.parts_mut(id) = parts;
-        self.nodes[id].owner = std::mem::take(&mut self.nodes[shorter].owner);
+        self.nodes[id].lane = self.nodes[shorter].lane;
+        self.forget_use(shorter);
         self.nodes.cut(shorter);
     }
 

@@ -2,40 +2,18 @@
 
 use crate::books::Books;
 use crate::prefix::agents::{Agent, AgentId, Hint, Priority};
-use crate::prefix::crowds::CrowdId;
 use crate::prefix::end::EndId;
-use crate::prefix::node::{NodeId, Owner};
+use crate::prefix::node::Owner;
 use crate::prefix::order::{Lane, Standing};
 use crate::prefix::policy::{GONE, Policy};
 use crate::prefix::{EndHandle, Index, Root};
 
-/// Older ends of conversations that went on: they go before everything else.
+/// Older ends of conversations that went on: they go before everything else. No node that is
+/// anybody's is here.
 pub(super) const SUPERSEDED: Lane = Lane(0);
-
-fn lane_of(agent: AgentId) -> Lane {
-    Lane(2 * agent.number() + 1)
-}
-
-pub(super) fn lane_of_crowd(crowd: CrowdId) -> Lane {
-    Lane(2 * crowd.number() + 2)
-}
 
 impl Index {
     // Lanes -------------------------------------------------------------------------------------
-
-    pub(super) fn lane(&self, id: NodeId) -> Lane {
-        match self.nodes[id].owner {
-            Owner::Nobody => SUPERSEDED,
-            Owner::One(agent) => lane_of(agent),
-            Owner::Many(crowd) => lane_of_crowd(crowd),
-        }
-    }
-
-    /// A node was used: of its lane it goes last.
-    pub(super) fn touch_node(&mut self, id: NodeId) {
-        let lane = self.lane(id);
-        self.order.touch(id.place(), lane, self.now);
-    }
 
     /// An end was used: of its lane it goes last.
     pub(super) fn touch_end(&mut self, id: EndId) {
@@ -44,9 +22,9 @@ impl Index {
         let Some(end) = self.ends.get_mut(id) else { return };
         end.last_use = uses;
         let node = end.node;
-        let lane = self.lane(node);
         if !self.goes_by_leaves() {
-            self.order.touch(id.0, lane, self.now);
+            let last_use = self.order.next_use(self.now);
+            self.order.enter(id.0, self.nodes[node].lane, last_use);
         }
     }
 
@@ -57,14 +35,15 @@ impl Index {
         }
         if !self.goes_by_leaves() {
             self.order.set_standing(SUPERSEDED, Standing { class: GONE, ..Standing::default() });
-            self.order.touch(id.0, SUPERSEDED, self.now);
+            let last_use = self.order.next_use(self.now);
+            self.order.enter(id.0, SUPERSEDED, last_use);
         }
     }
 
     fn restand(&mut self, id: AgentId) {
         let Some(agent) = self.agents.get(id) else { return };
         let (standing, crowds) = (self.policy.standing(agent), agent.crowds.clone());
-        self.order.set_standing(lane_of(id), standing);
+        self.order.set_standing(Owner::One(id).lane(), standing);
         for crowd in crowds {
             self.restand_crowd(crowd);
         }
@@ -102,7 +81,7 @@ impl Index {
         let now = self.now;
         if let Some(lost) = self.agents.lost(now) {
             for id in lost {
-                self.leave_if_idle(id);
+                self.let_go(id);
             }
         }
         let id = self.enter(root, agent);
@@ -137,6 +116,22 @@ impl Index {
             self.crowds.forget(crowd, id);
             self.restand_crowd(crowd);
         }
+    }
+
+    /// An agent is lost. It wants no more what others want, too: what many share mostly stays, and
+    /// nobody who was once here would ever be forgotten. One that wants nothing counts as ended.
+    fn let_go(&mut self, id: AgentId) {
+        let Some(agent) = self.agents.get(id).filter(|agent| agent.pinned.is_none()) else {
+            return;
+        };
+        let is_shared = |end: &EndId| self.ends.get(*end).is_some_and(|end| end.agents.len() > 1);
+        for end in agent.ends.iter().copied().filter(is_shared).collect::<Vec<_>>() {
+            self.unclaim(end, id);
+        }
+        if let Some(agent) = self.agents.get_mut(id).filter(|agent| agent.ends.is_empty()) {
+            agent.hint = Hint::Ended;
+        }
+        self.leave_if_idle(id);
     }
 
     /// The namespace of these agents is about to close: nobody can say anything of them any more.

@@ -16,9 +16,14 @@ fn drained(order: &mut Order, now: u64) -> Vec<u32> {
 fn filled(uses: &[(u32, Lane, u64)]) -> Order {
     let mut order = Order::default();
     for &(place, lane, now) in uses {
-        order.touch(place, lane, now);
+        touch(&mut order, place, lane, now);
     }
     order
+}
+
+fn touch(order: &mut Order, place: u32, lane: Lane, now: u64) {
+    let last_use = order.next_use(now);
+    order.enter(place, lane, last_use);
 }
 
 #[test]
@@ -38,7 +43,7 @@ fn an_agent_that_is_expected_later_goes_first_until_another_is_away_for_longer()
     assert_eq!(order.first(6).map(|(place, _)| place), Some(2));
     assert_eq!(order.first(30).map(|(place, _)| place), Some(1), "a tie: the older goes");
     assert_eq!(order.first(31).map(|(place, _)| place), Some(1));
-    order.touch(1, A, 31);
+    touch(&mut order, 1, A, 31);
     assert_eq!(drained(&mut order, 32), [2, 1]);
 }
 
@@ -53,12 +58,15 @@ fn a_class_goes_before_all_times_and_a_bonus_makes_older() {
 }
 
 #[test]
-fn a_row_is_of_one_time_and_one_lane() {
-    let mut order = filled(&[(1, A, 0), (2, A, 0), (5, B, 0), (3, A, 0), (4, A, 1)]);
-    assert_eq!(order.row(1).collect::<Vec<_>>(), [1, 2, 3]);
-    assert_eq!(order.row(4).collect::<Vec<_>>(), [4]);
-    order.remove_row([1, 2].into_iter());
-    assert_eq!((order.counted().0, drained(&mut order, 2)), (3, vec![5, 3, 4]));
+fn who_was_used_together_with_another_takes_its_place() {
+    let mut order = filled(&[(1, A, 0), (2, A, 1), (3, B, 2), (5, A, 3)]);
+    order.succeed(1, 9);
+    order.succeed(2, 1);
+    order.succeed(3, 3000);
+    order.set_aside(5);
+    order.succeed(1, 5);
+    assert_eq!((order.len, order.n_aside, order.used_at(5)), (3, 0, Some(1)));
+    assert_eq!(drained(&mut order, 4), [9, 5, 3000]);
 }
 
 #[test]
@@ -70,7 +78,7 @@ fn places_come_and_go() {
     assert!(!order.contains(2) && order.contains(3));
     assert_eq!(order.lane(A).collect::<Vec<_>>(), [1, 3]);
     assert_eq!(drained(&mut order, 0), [1, 3]);
-    order.touch(2, A, 9);
+    touch(&mut order, 2, A, 9);
     assert_eq!((order.used_at(2), drained(&mut order, 9)), (Some(9), vec![2]));
 }
 
@@ -88,7 +96,7 @@ fn what_was_set_aside_comes_back_where_it_was() {
     assert_eq!(order.lane(A).collect::<Vec<_>>(), [1, 2, 3, 4]);
     assert_eq!(order.counted(), (5, true));
     order.set_aside(4);
-    order.touch(4, B, 10);
+    touch(&mut order, 4, B, 10);
     order.set_aside(3);
     order.remove(3);
     order.restore(3);
