@@ -108,9 +108,13 @@ impl Cached {
     pub(crate) fn publish(&mut self, draft: Draft, path: u64) {
         let agent = self.agent(path);
         let mut pool = self.pool();
-        let mut prefixes = pool.prefixes();
-        prefixes.publish(draft, &agent, 1).expect("an open root");
-        prefixes.drain_gone();
+        pool.prefixes().publish(draft, &agent, 1).expect("an open root");
+        self.take_news();
+    }
+
+    /// The blocks that have gone, as whoever keeps their contents asks for them.
+    pub(crate) fn take_news(&mut self) -> Vec<BlockId> {
+        self.memory.take_news().unwrap_or_default()
     }
 
     pub(crate) fn free(&mut self, ids: &[Vec<BlockId>]) {

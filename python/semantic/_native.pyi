@@ -78,8 +78,11 @@ class MemoryBudget:
     def evict(self, n_bytes: int, spared: Pool | None = None) -> int:
         """Evict from all pools but one, the least wanted first; how many bytes are free for others.
 
-        Pools keep their minimum. Who holds tensors has to be told: `drain_gone` of each index.
+        Pools keep their minimum.
         """
+
+    def on_gone(self, block_ids: Sequence[int]) -> None:
+        """As `Pool.on_gone`, of the steps of the budget itself."""
 
 @final
 class GroupSnapshot:
@@ -367,16 +370,25 @@ class Pool:
             CacheCorruptionError: The books are wrong: a bug in semantic.
         """
 
-    def on_evicted(self) -> None:
-        """Called after a call of this pool for which blocks had to go, here or in other pools.
+    def on_gone(self, block_ids: Sequence[int]) -> None:
+        """Called once at the end of a step by which blocks have gone, or events are to be drained.
 
-        For subclasses, which may hold the tensors of blocks; what it raises is not passed on.
+        For subclasses, which may hold the tensors of blocks. When it raises, it is told of the same
+        blocks again, with the next that go; what it raises is raised by the step, or only printed
+        where something that the step has taken would be lost.
+
+        Args:
+            block_ids: What has gone, of whichever pool of the budget, by a step of this one or of
+                its indexes.
         """
 
-    def regroup(self, groups: Sequence[_Group]) -> None:
+    def regroup(self, groups: Sequence[_Group]) -> list[int]:
         """Start again with other groups and the same bytes. Old ids are stale from now on.
 
         What was cached is dropped, and told by `drain_evicted`.
+
+        Returns:
+            The blocks of indexes that went by it; `on_gone` is not called.
 
         Raises:
             PoolConfigurationError: Something is held, live, staged or leased; or groups that
@@ -420,7 +432,10 @@ class TokenIds:
 
 @final
 class Hold:
-    """A hit whose blocks nobody can take away until it is released, or nobody has it any more."""
+    """A hit whose blocks nobody can take away, and what is charged for who runs on it.
+
+    Until it is released, or nobody has it any more.
+    """
 
     @property
     def n_tokens(self) -> int:
@@ -438,11 +453,47 @@ class Hold:
     def block_ids(self) -> list[int]:
         """Every block that the hit reads, once."""
 
-    def used(self, agent_id: str, now_ms: int) -> None:
-        """An agent uses the hit: what it reads goes last from now on."""
+    @property
+    def live_bytes(self) -> int:
+        """Bytes that are charged to it; 0 once it is released."""
 
-    def release(self) -> None:
-        """Let the blocks go their way. Idempotent."""
+    @property
+    def live_arrays(self) -> int:
+        """Arrays that are charged to it; 0 once it is released."""
+
+    def enter(self, agent_id: str, now_ms: int, n_bytes: int = 0, n_arrays: int = 0) -> None:
+        """Charge live bytes and arrays, evicting what must go, and have an agent use the hit.
+
+        What the hit reads goes last from now on.
+
+        Args:
+            agent_id: Whose turn begins.
+            now_ms: The time, in milliseconds on any clock that does not go back.
+            n_bytes: Bytes of the buffers of who runs.
+            n_arrays: Arrays that they are made of.
+
+        Raises:
+            PoolExhaustedError: Too few bytes or arrays; nothing has changed.
+            BlockOperationError: The hold was released.
+        """
+
+    def grow(self, n_bytes: int) -> bool:
+        """Charge what is missing to `n_bytes` live bytes in all; False when it was released.
+
+        Raises:
+            PoolExhaustedError: Too few bytes; nothing has changed.
+        """
+
+    def forgo(self) -> None:
+        """Let the blocks go their way, and keep what is charged. Idempotent."""
+
+    def release(self, agent_id: str | None = None, now_ms: int = 0) -> None:
+        """Give back the blocks and what is charged. Idempotent.
+
+        Args:
+            agent_id: Whose turn is over: it is away from now on.
+            now_ms: The time, as for `enter`.
+        """
 
 @final
 class Draft:
@@ -478,8 +529,8 @@ class Draft:
             BlockOperationError: The draft was published or abandoned.
         """
 
-    def abandon(self) -> None:
-        """Give it back: nothing was published. Idempotent."""
+    def abandon(self) -> bool:
+        """Give it back, unless it was published; whether nothing was. Idempotent."""
 
 @final
 class PrefixIndex:
@@ -505,8 +556,14 @@ class PrefixIndex:
         Changes nothing.
         """
 
-    def hold(self, tokens: TokenIds, limit: int) -> Hold:
-        """Plan a hit and hold its blocks, in one step. The order of eviction does not change."""
+    def hold(self, tokens: TokenIds, limit: int, oldest_ms: int = 0) -> Hold:
+        """Plan a hit and hold its blocks, in one step. The order of eviction does not change.
+
+        Args:
+            tokens: What is asked for.
+            limit: The longest hit, in tokens.
+            oldest_ms: What was last used before that time goes first, of all namespaces.
+        """
 
     def draft(
         self,
@@ -540,14 +597,8 @@ class PrefixIndex:
     def drop_oldest(self) -> bool:
         """The least recently used end that no pin keeps goes; False when there is none."""
 
-    def expire(self, before_ms: int) -> None:
-        """What was last used before that time goes, in all namespaces of the pool."""
-
     def clear(self) -> None:
         """Forget everything that no running sequence holds, what is pinned included."""
-
-    def drain_gone(self) -> list[int]:
-        """Blocks that left the indexes of the pool since the last call."""
 
     def set_policy(self, order: str) -> None:
         """In which order things go from now on, in the whole pool.
@@ -557,7 +608,7 @@ class PrefixIndex:
         """
 
     def depart(self, agent_id: str, now_ms: int) -> None:
-        """An agent's turn is over: from now on it is away."""
+        """The turn of an agent that holds nothing is over: from now on it is away."""
 
     def hint(self, agent_id: str, word: str) -> None:
         """What is known of an agent's next request; its next request ends the hint.

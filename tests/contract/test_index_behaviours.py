@@ -53,7 +53,7 @@ class Memory:
 
     def use(self, tokens: Sequence[int]) -> None:
         hold = self.hold(tokens)
-        self.sealed.used(hold, "a")
+        self.sealed.enter(hold, "a")
         self.sealed.release(hold)
 
     def keys(self, tokens: Sequence[int]) -> list[tuple[bytes, bytes]]:
@@ -67,7 +67,6 @@ class Memory:
 
     def told(self, group: str = "global") -> set[tuple[bytes, bytes]]:
         """The keys that the events have shown to be here, and their parents'."""
-        self.sealed.after()
         assert not self.picture.wrong
         found = self.picture.found.values()
         return {(event.key, event.parent) for event in found if event.group == group}
@@ -232,7 +231,6 @@ def test_b17_moving_on_frees_the_blocks_that_left_once(memory: MemoryOf) -> None
     one = memory("window_256", 100)
 
     def window_blocks() -> int:
-        one.sealed.after()
         assert one.picture.wrong == []  # what is removed twice was never there
         groups = one.pool.snapshot().groups
         found: int = next(g for g in groups if g.name == "sliding_window").cached_blocks
@@ -339,16 +337,15 @@ def test_b23_what_is_given_up_at_any_point_leaves_no_trace(memory: MemoryOf, spe
         assert hold.n_tokens == 2 * N
         ends = []
         if steps >= 1:
-            one.sealed.used(hold, "a")
+            one.sealed.enter(hold, "a")
         if steps >= 2:
             ends.append(one.publish([*longer[: 2 * N], 7], "a", "system").end)
         if steps >= 3:
             ends.append(one.publish(longer, "a").end)
         for _ in range(2):
-            one.sealed.release(hold)
             for end in ends:
                 one.sealed.withdraw(end, "a")
-            one.sealed.depart("a")
+            one.sealed.release(hold, "a")
             assert one.books() == before, steps
         assert one.told() == told
         assert one.hit([*longer, 1]) == 2 * N

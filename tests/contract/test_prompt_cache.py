@@ -332,9 +332,14 @@ def test_what_agents_store_is_theirs_and_shared_all_the_same(llama, tmp_path):
 
 def test_an_agent_that_stays_away_may_be_let_go_whatever_its_turns_came_to(llama, monkeypatch):
     left = []
-    depart = SealedBlocks.depart
+    depart, release = SealedBlocks.depart, SealedBlocks.release
     monkeypatch.setattr(
         SealedBlocks, "depart", lambda self, who: left.append(who) or depart(self, who)
+    )
+    monkeypatch.setattr(
+        SealedBlocks,
+        "release",
+        lambda self, hold, who: left.append(who) or release(self, hold, who),
     )
     cache = PromptCache()
     cache.agent_of = lambda caches: "asks" if caches is None else "publishes"

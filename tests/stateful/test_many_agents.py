@@ -192,8 +192,6 @@ class ManyAgents(RuleBasedStateMachine):
         classes = ("free", "held", "live", "staging", "cached")
         assert sum(getattr(snapshot, name) for name in classes) == snapshot.total
         assert snapshot.staging == 0
-        for member in self.members:
-            member.memory._memory.sealed.after()
         findable = 0
         for member in self.members:  # b26
             stats = member.memory.stats()

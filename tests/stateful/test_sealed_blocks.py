@@ -70,7 +70,7 @@ class SealedBlocksMachine(RuleBasedStateMachine):
         hold = self.sealed.hold(TokenIds(tokens))
         self.check_rows(hold, tokens)
         self.check_length(hold.n_tokens, tokens)
-        self.sealed.used(hold, "agent")
+        self.sealed.enter(hold, "agent")
         self.holds.append((hold, tokens))
 
     @precondition(lambda self: len(self.sealed))
@@ -133,7 +133,6 @@ class SealedBlocksMachine(RuleBasedStateMachine):
     @invariant()
     def every_cached_byte_can_be_found(self):
         self.pool.check()
-        self.sealed.after()
         snapshot = self.pool.snapshot()
         findable = sum(self.sealed.bytes_by_kind().values())
         assert snapshot.live == snapshot.staging == 0

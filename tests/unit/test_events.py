@@ -67,9 +67,7 @@ def test_a_callback_that_fails_is_counted_and_harms_nobody(spec: str) -> None:
     assert stats["failures"]["event_callback"] > 2 * 12
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_what_interrupts_a_callback_in_an_admission_leaves_nothing_charged() -> None:
-    """The pool itself only prints what interrupts whom it tells: what was taken is not lost."""
     is_on = False
 
     def interrupted(event: CacheEvent) -> None:

@@ -378,7 +378,7 @@ def test_who_stays_away_for_an_hour_wants_no_more_what_others_want() -> None:
         before = wanted()
         for _ in range(1024):
             hold = sealed.hold(_ids([*shared, -1]))
-            sealed.used(hold, "here")
+            sealed.enter(hold, "here")
             sealed.release(hold)
         assert (wanted() == before) == (away == 3590.0)
     assert wanted() == {"gone": 0, "pinned": 1, "here": 1, "gone, with more": 1}

@@ -21,6 +21,7 @@ from semantic import (
     PoolConfigurationError,
     PoolExhaustedError,
 )
+from semantic.application.sealed_blocks import Hold
 from semantic.domain.layer_group import LayerGroup, TokenTensor
 from semantic.domain.value_objects import ModelCacheSpec
 from tests.stateful.test_many_agents import Clock, Rows
@@ -263,14 +264,14 @@ def test_an_admission_under_way_when_the_gate_closes_starts_again_behind_it(
 ) -> None:
     memory = memory_under(MemoryBudget(4 * BIG_BYTES))
     is_charged, may_go = threading.Event(), threading.Event()
-    charge = memory._memory.sealed.charge
+    enter = memory._memory.sealed.enter
 
-    def slow(n_bytes: int, **more: Any) -> None:
-        charge(n_bytes, **more)
+    def slow(*charge: Any) -> None:
+        enter(*charge)
         is_charged.set()
         may_go.wait(30)
 
-    monkeypatch.setattr(memory._memory.sealed, "charge", slow)
+    monkeypatch.setattr(memory._memory.sealed, "enter", slow)
     asked = threads.submit(memory.admit, "a", SMALL, wait=30)
     is_charged.wait(30)
     swapped = threads.submit(memory.swap, SPECS["state"])
@@ -359,11 +360,10 @@ def test_growing_leaks_nothing_when_something_happens_in_between(
 ) -> None:
     memory = memory_under(MemoryBudget(4 * BIG_BYTES))
     lease = memory.admit("a", SMALL)
-    sealed = memory._memory.sealed
-    charge = sealed.charge
+    grow = Hold.grow
 
-    def between(n_bytes: int) -> None:
-        monkeypatch.setattr(sealed, "charge", charge)
+    def between(hold: Hold, n_bytes: int) -> bool:
+        monkeypatch.setattr(Hold, "grow", grow)
         if how == "grow":
             assert lease.grow(1000)
         elif how == "release":
@@ -371,9 +371,9 @@ def test_growing_leaks_nothing_when_something_happens_in_between(
         else:
             monkeypatch.setattr(lease, "_calls", 0)
             assert lease.expire(math.inf)
-        charge(n_bytes)
+        return grow(hold, n_bytes)
 
-    monkeypatch.setattr(sealed, "charge", between)
+    monkeypatch.setattr(Hold, "grow", between)
     assert lease.grow(2000) == (how == "grow")
     live = SPEC.live_peak_bytes(256, new_tokens=2000 - 256) if how == "grow" else 0
     assert memory.pool.snapshot().live == lease.live_bytes == live

@@ -136,7 +136,26 @@ class Admission:
             )
         hold = self._hold(request)
         try:
-            return self._charged(request, hold)
+            lease = Lease(
+                memory,
+                request.agent_id,
+                request.prompt,
+                hold,
+                prefill_step=self._enter(request, hold),
+                on_end=self._gate.leave,
+                clock=self._clock,
+            )
+            self._gate.enter(lease)
+        except BaseException:
+            memory.sealed.release(hold)
+            raise
+        return lease
+
+    def _enter(self, request: Request, hold: Hold) -> int:
+        """Charge the live peak to a hold, without its hit if need be; the prefill step."""
+        memory = self.memory
+        try:
+            return self._charged_step(request, hold)
         except PoolExhaustedError as error:
             needed = error.bytes_requested + hold.n_bytes(memory.spec)
             waited = memory.tier is not None and memory.tier.writer.let_go()
@@ -144,8 +163,9 @@ class Admission:
                 self._refuse_for_ever(needed, error)
                 raise
         # Holding the hit may be what leaves too little: served without it, it may be evicted.
+        hold.forgo()
         try:
-            return self._charged(request, Hold())
+            return self._charged_step(request, hold)
         except PoolExhaustedError as error:
             self._refuse_for_ever(min(needed, error.bytes_requested), error)
             raise
@@ -175,43 +195,17 @@ class Admission:
             hold = memory.sealed.hold(prompt)
         return hold
 
-    def _charged(self, request: Request, hold: Hold) -> Lease:
-        """A lease over `hold`, its live peak charged; on failure the hold is given back."""
-        memory = self.memory
-        charged = arrays = 0
-        try:
-            step, charged = self._charged_step(request, hold.n_tokens)
-            arrays = memory.spec.live_arrays
-            memory.sealed.used(hold, request.agent_id)
-            lease = Lease(
-                memory,
-                request.agent_id,
-                request.prompt,
-                hold,
-                live_bytes=charged,
-                live_arrays=arrays,
-                prefill_step=step,
-                on_end=self._gate.leave,
-                clock=self._clock,
-            )
-            self._gate.enter(lease)
-        except BaseException:
-            memory.sealed.release(hold)
-            memory.pool.discharge("live", charged, arrays)
-            raise
-        return lease
-
-    def _charged_step(self, request: Request, cached_tokens: int) -> tuple[int, int]:
-        """The largest prefill step that memory allows, and the peak in bytes that is charged."""
+    def _charged_step(self, request: Request, hold: Hold) -> int:
+        """Charge with the largest prefill step that memory allows, which is returned."""
         memory = self.memory
         least, shortage = math.inf, PoolExhaustedError()
         for step in prefill_steps(request.prefill_step):
-            peak = request.peak_bytes(memory.spec, cached_tokens, step)
+            peak = request.peak_bytes(memory.spec, hold.n_tokens, step)
             if peak < least:
                 try:
-                    memory.sealed.charge(peak, n_arrays=memory.spec.live_arrays)
+                    memory.sealed.enter(hold, request.agent_id, peak, memory.spec.live_arrays)
                 except PoolExhaustedError as error:
                     least, shortage = peak, error
                 else:
-                    return step, peak
+                    return step
         raise shortage

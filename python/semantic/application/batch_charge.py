@@ -9,7 +9,7 @@ first forward pass has given every layer a buffer of its own: that is staging.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from semantic.application.resources import Resources
 from semantic.application.sealed_blocks import Hold
@@ -31,12 +31,12 @@ class Row:
 
     Attributes:
         end_tokens: Positions that its caches have at the very end.
-        hold: The blocks of its hit, until they are restored.
+        hold: Its hit, a miss from the restore on.
         staging_bytes: What is charged for its restored copy.
     """
 
     end_tokens: int
-    hold: Hold = field(default_factory=Hold)
+    hold: Hold
     staging_bytes: int = 0
 
 
@@ -114,7 +114,8 @@ class BatchCharge:
             if not hold.n_tokens and not has_let_go:
                 raise
         # Holding the hit may be what leaves too little: without it, it may be evicted.
-        return self._added(Row(end_tokens))
+        hold.forgo()
+        return self._added(Row(end_tokens, hold))
 
     def _added(self, row: Row) -> Row:
         try:
@@ -143,7 +144,7 @@ class BatchCharge:
             return
         n_bytes = self._memory.spec.live_bytes(row.hold.n_tokens)
         try:
-            self._memory.sealed.charge(n_bytes, "staging", self._memory.spec.live_arrays)
+            self._memory.pool.charge("staging", n_bytes, self._memory.spec.live_arrays)
         except PoolExhaustedError:
             self._charge_to(self._rows, self.prefill_step)
             raise
@@ -156,15 +157,14 @@ class BatchCharge:
         n_bytes = spec.live_batch_peak_bytes(ends, step) if ends else 0
         n_arrays = (len(ends) + _BATCHES) * spec.live_arrays if ends else 0
         more_bytes, more_arrays = n_bytes - self._live_bytes, n_arrays - self._live_arrays
-        self._memory.sealed.charge(max(0, more_bytes), "live", max(0, more_arrays))
+        self._memory.pool.charge("live", max(0, more_bytes), max(0, more_arrays))
         self._memory.pool.discharge("live", max(0, -more_bytes), max(0, -more_arrays))
         self._live_bytes, self._live_arrays = n_bytes, n_arrays
         self.prefill_step = step
 
     def restored(self, row: Row) -> None:
         """The row's hit has been restored: its blocks may go their way."""
-        hold, row.hold = row.hold, Hold()
-        self._memory.sealed.release(hold)
+        row.hold.forgo()
 
     def may_restore(self, row: Row, n_tokens: int) -> bool:
         """Charge for a restored copy of so many tokens; False when there is no room for it."""
@@ -174,7 +174,7 @@ class BatchCharge:
         if more > 0:
             n_arrays = 0 if row.staging_bytes else self._memory.spec.live_arrays
             try:
-                self._memory.sealed.charge(more, "staging", n_arrays)
+                self._memory.pool.charge("staging", more, n_arrays)
             except PoolExhaustedError:
                 return False
             row.staging_bytes += more
@@ -191,7 +191,7 @@ class BatchCharge:
         """Charge for a copy of a row that is to be captured; False when there is no room for it."""
         n_arrays = self._memory.spec.live_arrays
         try:
-            self._memory.sealed.charge(n_bytes, "staging", n_arrays)
+            self._memory.pool.charge("staging", n_bytes, n_arrays)
         except PoolExhaustedError:
             return False
         self._copied_bytes += n_bytes

@@ -64,9 +64,8 @@ class CacheManager:
             tail-first least recently used, unless another manager has said otherwise.
         checkpoints: Where a prefill stops to publish what cannot be cut afterwards.
         on_failure: Called with (reason, detail) for each failure that became a miss.
-        on_event: Called for each block that becomes findable or is findable no more, in order; for
-            what other memories of the pool caused, at the next call. Its exceptions are counted and
-            dropped.
+        on_event: Called for each block that becomes findable or is findable no more, in order, on
+            the thread of whoever caused it. Its exceptions are counted and dropped.
         clock: Time, for tests.
         key_bytes: Bytes of a block's key that are used, for tests that make keys collide.
         block_memory: The bytes of blocks, for a store. None: MLX's.
@@ -381,7 +380,6 @@ class CacheManager:
     def unpin(self, agent_id: str) -> None:
         """Let what an agent has published go its usual way again."""
         self._memory.sealed.index.unpin(agent_name(agent_id))
-        self._memory.sealed.after()
         self._tell_store(agent_id, is_pinned=False)
 
     def _tell_store(

@@ -48,8 +48,6 @@ class Lease:
         prompt: TokenIds,
         hold: Hold,
         *,
-        live_bytes: int,
-        live_arrays: int,
         prefill_step: int,
         on_end: Callable[[Lease], None],
         clock: Clock,
@@ -58,10 +56,7 @@ class Lease:
         self._agent_id = agent_id
         self._prompt_tokens = len(prompt)
         self._hold = hold
-        self._start = hold.n_tokens
         self._matched = hold.matched_tokens
-        self._live_bytes = live_bytes
-        self._live_arrays = live_arrays
         self._prefill_step = prefill_step
         self._on_end = on_end
         self._clock = clock
@@ -97,12 +92,12 @@ class Lease:
     @property
     def live_bytes(self) -> int:
         """Bytes charged for this sequence's own buffers."""
-        return self._live_bytes
+        return self._hold.live_bytes
 
     @property
     def live_arrays(self) -> int:
         """Arrays charged for this sequence's own buffers."""
-        return self._live_arrays
+        return self._hold.live_arrays
 
     @property
     def prefill_step(self) -> int:
@@ -134,7 +129,7 @@ class Lease:
         """
         with self._call() as runs:
             if not runs:
-                self._hold = Hold()
+                self._hold.forgo()
             return self._restored() if self.cached_tokens else None
 
     def _restored(self) -> Caches | None:
@@ -145,15 +140,12 @@ class Lease:
         except Exception as error:
             _log.exception("a restore failed")
             self._memory.counters.failure("restore", repr(error))
-            with self._lock:
-                failed, self._hold = self._hold, Hold()
-            self._memory.sealed.release(failed)
+            self._hold.forgo()
             self._charge_from_scratch()
             return None
 
     def _charge_from_scratch(self) -> None:
         """Without its hit the prefill may peak higher; too little memory is counted, not raised."""
-        self._start = 0
         if not self._grow(self._prompt_tokens):
             self._memory.counters.failure("undercharged", "no room for a prefill without the hit")
 
@@ -185,23 +177,13 @@ class Lease:
         needed = self._memory.spec.live_peak_bytes(
             self._prompt_tokens,
             self._prefill_step,
-            cached_tokens=self._start,
+            cached_tokens=self.cached_tokens,
             new_tokens=max(0, n_tokens - self._prompt_tokens),
         )
-        more = needed - self._live_bytes
-        if more <= 0:
-            return True
         try:
-            self._memory.sealed.charge(more)
+            return self._hold.grow(needed)
         except PoolExhaustedError:
             return False
-        # No lock is held while others are evicted: it may have grown, or ended, in the meantime.
-        with self._lock:
-            runs = self._end_kind is None
-            kept = max(0, needed - self._live_bytes) if runs else 0
-            self._live_bytes += kept
-        self._memory.pool.discharge("live", more - kept)
-        return runs
 
     def checkpoint(self, tokens: Iterable[int], caches: Caches) -> CommitReport:
         """Publish a prefix in the middle of a turn; as `commit`."""
@@ -270,17 +252,16 @@ class Lease:
 
     def _give_back(self, *, keep: bool) -> None:
         try:
-            self._memory.sealed.release(self._hold)
             for tokens in self._to_store if keep else ():
                 self._store(tokens)
             for end in self._published:
                 self._settle(end, keep=keep)
-            self._memory.sealed.depart(self._agent_id)
         finally:
             self._published = []
-            self._memory.pool.discharge("live", self._live_bytes, self._live_arrays)
-            self._live_bytes = self._live_arrays = 0
-            self._on_end(self)
+            try:
+                self._memory.sealed.release(self._hold, self._agent_id)
+            finally:
+                self._on_end(self)
 
     def _settle(self, end: int, *, keep: bool) -> None:
         if keep:

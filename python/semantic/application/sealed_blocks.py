@@ -1,9 +1,9 @@
 """The sealed blocks of one namespace: the native index, and the tensors that its blocks hold.
 
 The index decides in one call per step, under the pool's lock: what hits, what is staged, what goes.
-Here is what Rust never sees: the tensors, by block id, dropped as soon as the index has let their
-blocks go. A publication becomes visible in one step after its arrays are evaluated (law 6), and MLX
-computes outside every lock (law 9).
+Here is what Rust never sees: the tensors, by block id; the pool drops them at the end of the step
+by which their blocks have gone. A publication becomes visible in one step after its arrays are
+evaluated (law 6), and MLX computes outside every lock (law 9).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _KINDS = ("system", "assistant", "user")
 every conversation starts with it."""
 
 
+Spans = Sequence[tuple[str, Sequence[tuple[int, int, int]]]]
 Refusal = (
     tuple[Literal["budget"], int]
     | tuple[Literal["declined"]]
@@ -44,52 +45,72 @@ Refusal = (
 
 
 class Hold:
-    """A hit whose blocks nobody can take away until it is released.
+    """A hit whose blocks nobody can take away until it is released, and what is charged to it.
 
     Args:
-        native: What the index holds; None for a miss.
+        native: What the index holds.
         contents: The tensors of the pool's blocks, by id.
     """
 
-    __slots__ = ("_contents", "_native", "n_tokens")
+    __slots__ = ("_contents", "_native", "matched_tokens", "n_tokens")
 
-    def __init__(
-        self, native: NativeHold | None = None, contents: Mapping[int, BlockData] | None = None
-    ) -> None:
+    def __init__(self, native: NativeHold, contents: Mapping[int, BlockData]) -> None:
         self._native = native
-        self._contents = contents or {}
-        self.n_tokens = 0 if native is None else native.n_tokens
+        self._contents = contents
+        self.n_tokens = native.n_tokens
+        """The length of the hit; 0 is a miss."""
+        self.matched_tokens = native.matched
+        """Tokens of the prompt that are cached in some way, whether or not they can be restored."""
 
     @property
     def plan(self) -> HitPlan:
         """Where the hit's rows come from; still readable after the release."""
-        return HitPlan(0) if self._native is None else _plan(self.n_tokens, self._native.spans)
-
-    @property
-    def matched_tokens(self) -> int:
-        """Tokens of the prompt that are cached in some way, whether or not they can be restored."""
-        return 0 if self._native is None else self._native.matched
+        return _plan(self.n_tokens, self._native.spans) if self.n_tokens else HitPlan(0)
 
     def n_bytes(self, spec: ModelCacheSpec) -> int:
         """Bytes of the hit's blocks; still known after the release."""
-        spans = () if self._native is None else self._native.spans
-        return sum(spec.bytes_per_block(group) * len(rows) for group, rows in spans)
+        return sum(spec.bytes_per_block(group) * len(rows) for group, rows in self.plan.spans)
 
     @property
     def data(self) -> dict[int, BlockData]:
         """The tensors of every block of the hit, while it is held."""
-        ids = () if self._native is None else self._native.block_ids
+        ids = self._native.block_ids if self.n_tokens else ()
         return {block_id: self._contents[block_id] for block_id in ids}
 
-    def used(self, agent_id: str, now_ms: int) -> None:
-        """An agent uses the hit: its blocks become the most recently used."""
-        if self._native is not None:
-            self._native.used(agent_id, now_ms)
+    @property
+    def live_bytes(self) -> int:
+        """Bytes that are charged to it."""
+        return self._native.live_bytes
 
-    def release(self) -> None:
-        """Let the blocks go their way. Idempotent."""
-        if self._native is not None:
-            self._native.release()
+    @property
+    def live_arrays(self) -> int:
+        """Arrays that are charged to it."""
+        return self._native.live_arrays
+
+    def enter(self, agent_id: str, now_ms: int, n_bytes: int, n_arrays: int) -> None:
+        """Charge live bytes to it, and have an agent use its blocks: those go last from now on.
+
+        Raises:
+            PoolExhaustedError: Too little can be evicted; nothing has changed.
+        """
+        self._native.enter(agent_id, now_ms, n_bytes, n_arrays)
+
+    def grow(self, n_bytes: int) -> bool:
+        """Charge what is missing to `n_bytes` in all; False when it was released.
+
+        Raises:
+            PoolExhaustedError: Too little can be evicted; nothing has changed.
+        """
+        return self._native.grow(n_bytes)
+
+    def forgo(self) -> None:
+        """Be a miss from now on: the blocks go their way, what is charged stays. Idempotent."""
+        self.n_tokens = self.matched_tokens = 0
+        self._native.forgo()
+
+    def release(self, agent_id: str | None, now_ms: int) -> None:
+        """End it and what is charged to it; the agent whose turn it was is away. Idempotent."""
+        self._native.release(agent_id, now_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,32 +209,26 @@ class SealedBlocks:
 
     def hold(self, tokens: TokenIds) -> Hold:
         """Plan a hit and hold its blocks, in one step. The order of eviction does not change."""
+        oldest_ms = 0
         if self._time_to_live is not None:
-            self._expire(self._time_to_live)
-        return Hold(self.index.hold(tokens, len(tokens) - 1), self._pool.contents)
+            oldest_ms = max(0, milliseconds(self._clock) - int(self._time_to_live * 1000))
+        return Hold(self.index.hold(tokens, len(tokens) - 1, oldest_ms), self._pool.contents)
 
     def hold_all(self, tokens: TokenIds) -> Hold:
         """Hold what is cached of `tokens`, up to the last one: not to compute, but to keep them."""
         return Hold(self.index.hold(tokens, len(tokens)), self._pool.contents)
 
-    def used(self, hold: Hold, agent_id: str) -> None:
-        """An agent's request was admitted with this hit: its blocks go last from now on."""
-        hold.used(agent_id, milliseconds(self._clock))
+    def enter(self, hold: Hold, agent_id: str, n_bytes: int = 0, n_arrays: int = 0) -> None:
+        """Admit an agent's request with this hit; see `Hold.enter`."""
+        hold.enter(agent_id, milliseconds(self._clock), n_bytes, n_arrays)
 
-    def release(self, hold: Hold) -> None:
-        """End a hold."""
-        hold.release()
-        self.after()
+    def release(self, hold: Hold, agent_id: str | None = None) -> None:
+        """End a hold, and the turn of the agent whose it was; see `Hold.release`."""
+        hold.release(agent_id, milliseconds(self._clock))
 
     def depart(self, agent_id: str) -> None:
-        """An agent's turn is over."""
+        """The turn of an agent that holds nothing is over."""
         self.index.depart(agent_id, milliseconds(self._clock))
-
-    def _expire(self, time_to_live: float) -> None:
-        oldest = milliseconds(self._clock) - int(time_to_live * 1000)
-        if oldest > 0:
-            self.index.expire(oldest)
-            self.after()
 
     # Publication -------------------------------------------------------------------------------
 
@@ -228,22 +243,17 @@ class SealedBlocks:
         """
         known = [live.known_spans(group.name) for group in self._spec.groups]
         draft = self._draft(tokens, known, agent_id)
-        self.after()
         if isinstance(draft, CommitReport):
             return Publication(draft)
         spans = draft.spans
-        staged = [block_id for _, rows in spans for block_id, _, _ in rows]
         n_bytes = sum(self._spec.bytes_per_block(group) * len(rows) for group, rows in spans)
         try:
-            self._capture(draft, live)
+            self._capture(spans, live)
             end, is_new_end, is_new_agent = draft.publish(agent_id, self._kind(kind))
         except BaseException:
-            draft.abandon()
-            for block_id in staged:
-                self._pool.contents.pop(block_id, None)
+            if draft.abandon():
+                self._pool.drop([block_id for _, rows in spans for block_id, _, _ in rows])
             raise
-        finally:
-            self.after()
         if draft.n_tokens < len(tokens):
             reason: CommitReason = "budget" if draft.bytes_short else "declined"
             report = CommitReport(draft.n_tokens, reason, f"of {len(tokens)} tokens")
@@ -271,9 +281,9 @@ class SealedBlocks:
         detail = f"{group} needs positions {lo} to {hi}, sure are {have}"
         return CommitReport(0, "incomplete_window", detail)
 
-    def _capture(self, draft: Draft, live: LiveCaches) -> None:
+    def _capture(self, spans: Spans, live: LiveCaches) -> None:
         """Capture into the staged blocks, outside every lock."""
-        for group, rows in draft.spans:
+        for group, rows in spans:
             captured = live.capture(group, [(lo, hi) for _, lo, hi in rows])
             for (block_id, _, _), data in zip(rows, captured, strict=True):
                 self._pool.contents[block_id] = data
@@ -286,12 +296,10 @@ class SealedBlocks:
     def settle(self, end: int, agent_id: str) -> None:
         """The turn that published this end is over: its agent's shorter ends are superfluous."""
         self.index.settle(end, agent_id)
-        self.after()
 
     def withdraw(self, end: int, agent_id: str) -> None:
         """One agent wants a published end no more; it goes when it was the last."""
         self.index.withdraw(end, agent_id)
-        self.after()
 
     def forget(self, agent_id: str) -> int:
         """Withdraw all that an agent published; how many ends that were."""
@@ -302,60 +310,33 @@ class SealedBlocks:
 
     # Eviction ----------------------------------------------------------------------------------
 
-    def charge(
-        self, n_bytes: int, kind: Literal["live", "staging"] = "live", n_arrays: int = 0
-    ) -> None:
-        """Charge the buffers of a running sequence, or a copy, evicting what must go for them.
-
-        Raises:
-            PoolExhaustedError: That is not enough; nothing was evicted.
-        """
-        self._pool.charge(kind, n_bytes, n_arrays)
-        try:
-            self.after()
-        except BaseException:
-            self._pool.discharge(kind, n_bytes, n_arrays)
-            raise
-
     def evict_bytes(self, n_bytes: int) -> int:
         """Evict until `n_bytes` are gone or nothing may go; the bytes that went."""
-        try:
-            return self.index.evict_bytes(max(0, n_bytes))
-        finally:
-            self.after()
+        return self.index.evict_bytes(max(0, n_bytes))
 
     def evict_oldest(self) -> bool:
         """Let go of the least recently used sequence that no pin keeps; False for none."""
-        try:
-            return self.index.drop_oldest()
-        finally:
-            self.after()
+        return self.index.drop_oldest()
 
     def clear(self) -> None:
         """Forget everything that no running sequence holds, what is pinned included."""
         self.index.clear()
-        self.after()
 
-    def after(self) -> None:
-        """After a step: drop the tensors of blocks that the index has let go, and tell of it."""
-        for block_id in self.index.drain_gone():
-            self._pool.contents.pop(block_id, None)
-        if self._on_event is not None:
-            self._tell(self._on_event)
-
-    def _tell(self, on_event: EventCallback) -> None:
+    def tell(self) -> None:
         """Tell of every event in order.
 
         Whoever comes meanwhile, on another thread or in the callback itself, leaves its events to
         the one who is telling.
         """
+        if self._on_event is None:
+            return
         self._has_news = True
         while self._has_news and self._telling.acquire(blocking=False):
             try:
                 self._has_news = False
                 self._events.extend(CacheEvent(*event) for event in self.index.drain_events())
                 while self._events:
-                    self._tell_one(on_event, self._events.popleft())
+                    self._tell_one(self._on_event, self._events.popleft())
             finally:
                 self._telling.release()
 
@@ -371,7 +352,7 @@ def _bytes_short(refusal: Refusal) -> int:
     return refusal[1] if refusal[0] == "budget" else 0
 
 
-def _plan(n_tokens: int, spans: Sequence[tuple[str, Sequence[tuple[int, int, int]]]]) -> HitPlan:
+def _plan(n_tokens: int, spans: Spans) -> HitPlan:
     return HitPlan(
         n_tokens, tuple((group, tuple(RowSpan(*row) for row in rows)) for group, rows in spans)
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NoReturn, Protocol, Self
 
 from semantic.domain._check import whole_number
@@ -43,8 +43,9 @@ class MemoryBudget(NativeBudget):
         PoolConfigurationError: Not a whole number of bytes, or none.
     """
 
-    __slots__ = ("__weakref__", "_listeners", "_lock", "_memories", "line")
+    __slots__ = ("__weakref__", "_listeners", "_lock", "_memories", "_pools", "line")
 
+    _pools: weakref.WeakSet[BlockPool]
     _listeners: weakref.WeakSet[_Listener]
     _memories: weakref.WeakSet[_Memory]
     _lock: threading.RLock
@@ -54,6 +55,7 @@ class MemoryBudget(NativeBudget):
     def __new__(cls, total: int) -> Self:
         """Build the native budget; everything is said there, nothing is left for `__init__`."""
         budget = super().__new__(cls, total)
+        budget._pools = weakref.WeakSet()
         budget._listeners = weakref.WeakSet()
         budget._memories = weakref.WeakSet()
         # Re-entrant: a finaliser may end a memory in the middle of a call.
@@ -61,8 +63,13 @@ class MemoryBudget(NativeBudget):
         budget.line = AdmissionLine()
         return budget
 
+    def open(self, pool: BlockPool) -> None:
+        """Have `pool.drop(ids)` called with blocks that have gone. Held weakly."""
+        with self._lock:
+            self._pools.add(pool)
+
     def listen(self, listener: _Listener) -> None:
-        """Have `listener.after()` called when blocks of its pool may have gone. Held weakly."""
+        """Have `listener.tell()` called when there may be events. Held weakly."""
         with self._lock:
             self._listeners.add(listener)
 
@@ -77,53 +84,24 @@ class MemoryBudget(NativeBudget):
             memories = list(self._memories)
         return sum(memory.expire_leases() for memory in memories)
 
-    def resize(self, total: int) -> None:
-        """Another number of bytes from now on: what is cached goes as far as it must.
-
-        Args:
-            total: Bytes, at least 1.
-
-        Raises:
-            PoolConfigurationError: Fewer bytes than the pools' minimums, or than a block.
-            PoolExhaustedError: The pools hold more than that; `bytes_short` says how much. The
-                total is what it was.
-        """
-        try:
-            super().resize(total)
-        finally:
-            self.tell()
-
-    def evict(self, n_bytes: int, spared: Pool | None = None) -> int:
-        """Evict from all pools but one, the least wanted first, down to their minimums.
-
-        Args:
-            n_bytes: Bytes to free, as far as possible.
-            spared: The pool that they are for.
-
-        Returns:
-            Bytes that are free for others now.
-        """
-        try:
-            return super().evict(n_bytes, spared)
-        finally:
-            self.tell()
-
-    def tell(self) -> None:
-        """Have the tensors of evicted blocks go; a listener that fails is logged."""
+    def on_gone(self, block_ids: Sequence[int]) -> None:
+        """Blocks have gone, of whichever pool, and so do their tensors; then events are told."""
         with self._lock:
-            listeners = list(self._listeners)
+            pools, listeners = list(self._pools), list(self._listeners)
+        for pool in pools:
+            pool.drop(block_ids)
         for listener in listeners:
             try:
-                listener.after()
+                listener.tell()
             except Exception:
-                _log.exception("the tensors of evicted blocks could not all be released")
+                _log.exception("the events of an index could not all be told")
 
 
 class _Listener(Protocol):
-    """Who holds the tensors of blocks."""
+    """Who tells of events."""
 
-    def after(self) -> None:
-        """Let go of the tensors of blocks that are gone."""
+    def tell(self) -> None:
+        """Tell of what there is to tell."""
 
 
 class _Memory(Protocol):
@@ -190,6 +168,7 @@ class BlockPool(Pool):
         pool.contents = {}
         # Re-entrant: a signal handler or a finaliser may ask this pool in the middle of a call.
         pool._swap = threading.RLock()
+        shared.open(pool)
         return pool
 
     @property
@@ -240,9 +219,9 @@ class BlockPool(Pool):
         groups = _native_groups(new_spec)
         # Whoever reads `spec` meanwhile waits here, so that it never differs from the groups.
         with self._swap:
-            super().regroup(groups)
+            gone = super().regroup(groups)
             self._spec = new_spec
-        self.budget.tell()
+        self.on_gone(gone)
 
     def check_spec(self, new_spec: ModelCacheSpec) -> None:
         """Refuse a geometry that this pool could never serve, as `reconfigure` would.
@@ -254,9 +233,14 @@ class BlockPool(Pool):
         limit = total if self._maximum is None else min(total, self._maximum)
         Pool(_native_groups(new_spec), limit)
 
-    def on_evicted(self) -> None:
-        """Blocks had to go, of this pool or of others: so do their tensors."""
-        self.budget.tell()
+    def on_gone(self, block_ids: Sequence[int]) -> None:
+        """Blocks have gone, of this pool or of others: see `MemoryBudget.on_gone`."""
+        self.budget.on_gone(block_ids)
+
+    def drop(self, block_ids: Sequence[int]) -> None:
+        """Drop the tensors of those of these blocks that are this pool's."""
+        for block_id in block_ids:
+            self.contents.pop(block_id, None)
 
     def regroup(self, groups: object) -> NoReturn:
         """Refused: the groups of a pool with a spec change through `reconfigure`.

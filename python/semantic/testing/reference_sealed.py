@@ -38,6 +38,8 @@ class ReferenceHold:
     matched_tokens: int
     blocks: Sequence[SealedBlock]
     is_released: bool = False
+    live_bytes: int = 0
+    live_arrays: int = 0
 
     @property
     def n_tokens(self) -> int:
@@ -102,7 +104,7 @@ class ReferenceSealedBlocks:
         self._is_open = True
         root = (namespace or Namespace.private()).root
         self._events = None if on_event is None else ReferenceEvents(root, key_bytes, on_event)
-        pool.victims.append(self._evict_one)
+        pool.victims.append(self._evict_for_others)
         pool.listeners.append(self._swapped)
 
     def __len__(self) -> int:
@@ -163,17 +165,33 @@ class ReferenceSealedBlocks:
         self._lease(blocks)
         return ReferenceHold(plan, self.lengths(tokens)[1], blocks)
 
-    def used(self, hold: ReferenceHold, agent_id: str) -> None:
-        """An agent's request was admitted with this hit: its blocks go last from now on."""
+    def enter(
+        self, hold: ReferenceHold, agent_id: str, n_bytes: int = 0, n_arrays: int = 0
+    ) -> None:
+        """Charge live bytes to a hold, and have an agent use its blocks: those go last then."""
         self._index.now_ms = milliseconds(self._clock)
+        self._pool.charge("live", n_bytes, n_arrays)
+        hold.live_bytes += n_bytes
+        hold.live_arrays += n_arrays
         self._index.used(hold.blocks, hold.n_tokens, agent_id)
 
-    def release(self, hold: ReferenceHold) -> None:
-        """End a hold. Idempotent."""
+    def release(self, hold: ReferenceHold, agent_id: str | None = None) -> None:
+        """End a hold, and the turn of the agent whose it was. Idempotent."""
         if not hold.is_released:
             hold.is_released = True
+            self._index.now_ms = milliseconds(self._clock)
             self._unlease(hold.blocks)
-            self.after()
+            self._pool.discharge("live", hold.live_bytes, hold.live_arrays)
+            if agent_id is not None:
+                self.depart(agent_id)
+            self._tell()
+
+    def depart(self, agent_id: str) -> None:
+        """The turn of an agent that holds nothing is over."""
+        self._index.now_ms = milliseconds(self._clock)
+        agent = self._index.agents.known(agent_id)
+        if agent is not None:
+            agent.left_at_ms = self._index.now_ms
 
     def _lease(self, blocks: Sequence[SealedBlock]) -> None:
         self._pool.acquire([block.block_id for block in blocks])
@@ -205,7 +223,7 @@ class ReferenceSealedBlocks:
         self._index.now_ms = milliseconds(self._clock)
         draft, was_short = self._draft(whole, known, agent_id)
         if isinstance(draft, CommitReport):
-            self.after()
+            self._tell()
             return ReferencePublication(draft)
         try:
             captured = self._capture(draft, live, kind)
@@ -217,7 +235,7 @@ class ReferenceSealedBlocks:
         )
         self._give_back(surplus)
         self._unlease(draft.base)
-        self.after()
+        self._tell()
         if len(draft.tokens) < len(whole):
             reason: CommitReason = "budget" if was_short else "declined"
             report = CommitReport(len(draft.tokens), reason, f"of {len(whole)} tokens")
@@ -301,7 +319,7 @@ class ReferenceSealedBlocks:
         found = self._end(end)
         if found is not None:
             self._give_back(self._index.settle(found, agent_id))
-            self.after()
+            self._tell()
 
     def withdraw(self, end: int, agent_id: str) -> None:
         """One agent wants a published end no more; it goes when it was the last."""
@@ -310,7 +328,7 @@ class ReferenceSealedBlocks:
             found.agents.discard(agent_id)
             if not found.agents:
                 self._give_back(self._index.drop(found))
-            self.after()
+            self._tell()
 
     def forget(self, agent_id: str) -> int:
         """Withdraw all that an agent published; how many ends that were."""
@@ -318,13 +336,6 @@ class ReferenceSealedBlocks:
         for end in ends:
             self.withdraw(end.handle, agent_id)
         return len(ends)
-
-    def depart(self, agent_id: str) -> None:
-        """An agent's turn is over."""
-        self._index.now_ms = milliseconds(self._clock)
-        agent = self._index.agents.known(agent_id)
-        if agent is not None:
-            agent.left_at_ms = self._index.now_ms
 
     def hint(self, agent_id: str, word: Hint) -> None:
         """What is known of an agent's next request."""
@@ -344,16 +355,16 @@ class ReferenceSealedBlocks:
         before = self._pool.snapshot().cached
         while before - self._pool.snapshot().cached < n_bytes and self._evict_one():
             pass
-        self.after()
+        self._tell()
         return before - self._pool.snapshot().cached
 
     def clear(self) -> None:
         """Forget everything that no running sequence holds."""
         for end in self._index.ends:
             self._give_back(self._index.drop(end))
-        self.after()
+        self._tell()
 
-    def after(self) -> None:
+    def _tell(self) -> None:
         """After a step: tell what has become of the picture that was told before."""
         if self._events is not None and self._is_open:
             self._events.tell(self._index.tree)
@@ -363,6 +374,11 @@ class ReferenceSealedBlocks:
         if self._is_open and self._events is not None:
             self._events.tell_cleared([group.name for group in self._spec.groups])
         self._is_open = False
+
+    def _evict_for_others(self) -> bool:
+        has_evicted = self._evict_one()
+        self._tell()
+        return has_evicted
 
     def _evict_one(self) -> bool:
         before = len(self._known)

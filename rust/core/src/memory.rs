@@ -7,6 +7,7 @@ use crate::books::Books;
 use crate::budget::{Budget, Share, Terms};
 use crate::error::Error;
 use crate::group::{GroupSpec, Groups};
+use crate::id::BlockId;
 use crate::member::Member;
 use crate::others::Others;
 use crate::pool::Pool;
@@ -107,7 +108,19 @@ impl Memory {
     fn pool_at(&mut self, at: usize) -> Option<Pool<'_>> {
         let Self { budget, members } = self;
         let (Member { share, blocks, index, .. }, others) = Others::around(members, at)?;
-        Some(Pool { books: Books { budget, share, blocks }, index, others, has_evicted: false })
+        Some(Pool { books: Books { budget, share, blocks }, index, others })
+    }
+
+    /// What others have to hear of since the last call; None for nothing.
+    ///
+    /// The blocks are those that left an index, whichever pool's: their contents are of no use any
+    /// more. Beside them there may be events to drain.
+    pub fn take_news(&mut self) -> Option<Vec<BlockId>> {
+        let mut news: Option<Vec<BlockId>> = None;
+        for member in self.members.iter_mut().filter(|member| member.index.has_news()) {
+            news.get_or_insert_default().append(&mut member.index.take_news());
+        }
+        news
     }
 
     /// The budget in bytes.

@@ -41,15 +41,22 @@ impl MemoryBudget {
         self.shared.brief(py, |memory| Ok(memory.free()))
     }
 
-    fn resize(&self, py: Python<'_>, total: Setting) -> PyResult<()> {
-        self.shared.long(py, |memory| memory.resize(total.0))
+    fn resize(slf: &Bound<'_, Self>, total: Setting) -> PyResult<()> {
+        let (done, told) = slf.get().shared.step(slf, true, |memory| memory.resize(total.0));
+        done.and(told)
     }
 
     #[pyo3(signature = (n_bytes, spared = None))]
-    fn evict(&self, py: Python<'_>, n_bytes: Setting, spared: Option<&Pool>) -> PyResult<u64> {
+    fn evict(slf: &Bound<'_, Self>, n_bytes: Setting, spared: Option<&Pool>) -> PyResult<u64> {
         let spared = spared.map(Pool::key);
-        self.shared.long(py, |memory| Ok(memory.evict(n_bytes.0, spared)))
+        let work = |memory: &mut Memory| Ok(memory.evict(n_bytes.0, spared));
+        let (evicted, told) = slf.get().shared.step(slf, true, work);
+        told.and(evicted)
     }
+
+    // Called by name, so that a subclass can be the one who is told.
+    #[expect(clippy::unused_self, unused_variables, reason = "a method of the class in Python")]
+    fn on_gone(&self, block_ids: &Bound<'_, PyAny>) {}
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         self.shared.brief(py, |memory| {

@@ -1,5 +1,6 @@
 //! `Draft`: a publication on its way, given back when nobody publishes it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::prelude::*;
@@ -16,12 +17,19 @@ pub(crate) struct Draft {
     n_tokens: u64,
     bytes_short: u64,
     unspent: Mutex<Option<CoreDraft>>,
+    is_published: AtomicBool,
 }
 
 impl Draft {
     pub(crate) fn new(namespace: Arc<Namespace>, draft: CoreDraft) -> Self {
         let (n_tokens, bytes_short) = (draft.n_tokens, draft.bytes_short);
-        Self { namespace, n_tokens, bytes_short, unspent: Mutex::new(Some(draft)) }
+        Self {
+            namespace,
+            n_tokens,
+            bytes_short,
+            unspent: Mutex::new(Some(draft)),
+            is_published: AtomicBool::new(false),
+        }
     }
 
     fn take(&self) -> Option<CoreDraft> {
@@ -36,7 +44,7 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if let Some(draft) = self.take() {
-            self.namespace.quietly(|prefixes| prefixes.abandon(draft));
+            self.namespace.quietly(|pool| pool.prefixes().abandon(draft));
         }
     }
 }
@@ -71,16 +79,21 @@ impl Draft {
 
     fn publish(&self, py: Python<'_>, agent_id: Name<'_>, kind: u8) -> PyResult<(u64, bool, bool)> {
         let draft = self.take().ok_or_else(|| Self::spent(py))?;
-        let published =
-            self.namespace.call(py, |prefixes| prefixes.publish(draft, agent_id.0, kind))?;
+        let published = self.namespace.call(py, |prefixes| {
+            let published = prefixes.publish(draft, agent_id.0, kind)?;
+            self.is_published.store(true, Ordering::Relaxed);
+            Ok(published)
+        })?;
         Ok((published.end.raw(), published.is_new_end, published.is_new_agent))
     }
 
-    fn abandon(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(draft) = self.take() else { return Ok(()) };
-        self.namespace.call(py, |prefixes| {
-            prefixes.abandon(draft);
-            Ok(())
-        })
+    fn abandon(&self, py: Python<'_>) -> PyResult<bool> {
+        if let Some(draft) = self.take() {
+            self.namespace.call(py, |prefixes| {
+                prefixes.abandon(draft);
+                Ok(())
+            })?;
+        }
+        Ok(!self.is_published.load(Ordering::Relaxed))
     }
 }

@@ -1,6 +1,5 @@
 //! `Pool`: the core's pool behind the lock, ids as Python integers.
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use semantic_core::{BlockId, Error, Memory, PoolKey, Terms};
@@ -8,7 +7,7 @@ use semantic_core::{BlockId, Error, Memory, PoolKey, Terms};
 use crate::arguments::{Count, GroupList, Ids, Name, Setting};
 use crate::budget::MemoryBudget;
 use crate::errors::{Class, raise};
-use crate::shared::Shared;
+use crate::shared::{Shared, Told, id_list};
 use crate::snapshot::PoolSnapshot;
 
 /// Calls for more blocks than this give the GIL away.
@@ -74,30 +73,30 @@ impl Pool {
 }
 
 impl Pool {
-    /// Take something. Who holds the tensors of blocks that had to go for it is told once the lock is
-    /// given back; what was taken is never lost for it.
+    /// One step, and whether those who hold the tensors of blocks that went by it know.
     #[inline]
-    fn taking<R: Send>(
+    pub(crate) fn step<R: Send>(
+        slf: &Bound<'_, Self>,
+        is_long: bool,
+        work: impl FnOnce(&mut semantic_core::Pool<'_>) -> Result<R, Error> + Send,
+    ) -> Told<R> {
+        let pool = slf.get();
+        pool.shared.step(slf, is_long, |memory| work(&mut memory.pool(&pool.key)?))
+    }
+
+    /// Take something, which is not lost when telling of what had to go for it fails.
+    #[inline]
+    pub(crate) fn taking<R: Send>(
         slf: &Bound<'_, Self>,
         is_long: bool,
         take: impl FnOnce(&mut semantic_core::Pool<'_>) -> Result<R, Error> + Send,
     ) -> PyResult<R> {
-        let (py, pool) = (slf.py(), slf.get());
-        let work = |mut pool: semantic_core::Pool<'_>| {
-            let taken = take(&mut pool)?;
-            Ok((taken, pool.has_evicted()))
-        };
-        let (taken, has_evicted) =
-            if is_long { pool.long(py, work) } else { pool.brief(py, work) }?;
-        if has_evicted && let Err(error) = slf.call_method0(intern!(py, "on_evicted")) {
-            error.write_unraisable(py, Some(slf));
+        let (taken, told) = Self::step(slf, is_long, take);
+        if let Err(error) = told {
+            error.write_unraisable(slf.py(), Some(slf));
         }
-        Ok(taken)
+        taken
     }
-}
-
-pub(crate) fn id_list(py: Python<'_>, ids: Vec<BlockId>) -> PyResult<Bound<'_, PyList>> {
-    PyList::new(py, ids.into_iter().map(BlockId::raw))
 }
 
 #[pymethods]
@@ -138,7 +137,7 @@ impl Pool {
             let group = pool.group(layer_type.0)?;
             pool.allocate(n.0, group, agent_id.0)
         })?;
-        id_list(slf.py(), ids)
+        id_list(slf.py(), &ids)
     }
 
     fn extend_agent<'py>(
@@ -153,7 +152,7 @@ impl Pool {
         let holding = Self::taking(slf, is_long, work)?;
         let blocks = PyDict::new(py);
         for (group, ids) in holding.blocks {
-            blocks.set_item(group, id_list(py, ids)?)?;
+            blocks.set_item(group, id_list(py, &ids)?)?;
         }
         Ok((holding.total_tokens, blocks))
     }
@@ -177,7 +176,7 @@ impl Pool {
             let group = pool.group(layer_type.0)?;
             pool.stage(&[(group, n.0)])
         })?;
-        id_list(slf.py(), ids)
+        id_list(slf.py(), &ids)
     }
 
     fn abandon(&self, py: Python<'_>, ids: Ids) -> PyResult<()> {
@@ -209,7 +208,7 @@ impl Pool {
     }
 
     fn drain_evicted<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        id_list(py, self.brief(py, |mut pool| Ok(pool.drain_evicted()))?)
+        id_list(py, &self.brief(py, |mut pool| Ok(pool.drain_evicted()))?)
     }
 
     // Plain bytes ---------------------------------------------------------------------------------
@@ -238,8 +237,8 @@ impl Pool {
     }
 
     // Called by name, so that a subclass can be the one who is told.
-    #[expect(clippy::unused_self, reason = "a method of the class in Python")]
-    fn on_evicted(&self) {}
+    #[expect(clippy::unused_self, unused_variables, reason = "a method of the class in Python")]
+    fn on_gone(&self, block_ids: &Bound<'_, PyAny>) {}
 
     // Readings ------------------------------------------------------------------------------------
 
@@ -276,8 +275,12 @@ impl Pool {
         self.shared.long(py, Memory::check)
     }
 
-    fn regroup(&self, py: Python<'_>, groups: GroupList) -> PyResult<()> {
-        self.long(py, |mut pool| pool.reconfigure(groups.0))
+    fn regroup<'py>(&self, py: Python<'py>, groups: GroupList) -> PyResult<Bound<'py, PyList>> {
+        let gone = self.shared.long(py, |memory| {
+            memory.pool(&self.key)?.reconfigure(groups.0)?;
+            Ok(memory.take_news().unwrap_or_default())
+        })?;
+        id_list(py, &gone)
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {

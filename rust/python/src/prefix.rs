@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::PyBytes;
 use semantic_core::{
     BlockId, Change, EndHandle, Error, GroupId, Hint, HitPlan, Key, KeyWidth, Policy, Prefixes,
     Priority, Refusal, Root, Span,
@@ -13,11 +13,8 @@ use crate::arguments::{Count, Name, Setting};
 use crate::draft::Draft;
 use crate::errors::Class;
 use crate::hold::{Hold, Spans};
-use crate::pool::{Pool, id_list};
+use crate::pool::Pool;
 use crate::tokens::TokenIds;
-
-/// Prompts of more tokens than this are looked up without the GIL.
-const LONG_PROMPT: usize = 1 << 16;
 
 /// A namespace of a pool, which lives as long as anything that was found in it is held.
 pub(crate) struct Namespace {
@@ -33,7 +30,7 @@ impl Namespace {
         py: Python<'_>,
         work: impl FnOnce(&mut Prefixes<'_>) -> Result<R, Error> + Send,
     ) -> PyResult<R> {
-        self.pool.get().brief(py, |mut pool| work(&mut pool.prefixes()))
+        self.step(py, false, |pool| work(&mut pool.prefixes()))
     }
 
     fn long<R: Send>(
@@ -41,12 +38,23 @@ impl Namespace {
         py: Python<'_>,
         work: impl FnOnce(&mut Prefixes<'_>) -> Result<R, Error> + Send,
     ) -> PyResult<R> {
-        self.pool.get().long(py, |mut pool| work(&mut pool.prefixes()))
+        self.step(py, true, |pool| work(&mut pool.prefixes()))
+    }
+
+    /// One step of the pool, with its lock held.
+    pub(crate) fn step<R: Send>(
+        &self,
+        py: Python<'_>,
+        is_long: bool,
+        work: impl FnOnce(&mut semantic_core::Pool<'_>) -> Result<R, Error> + Send,
+    ) -> PyResult<R> {
+        let (done, told) = Pool::step(self.pool.bind(py), is_long, work);
+        done.and_then(|done| told.map(|()| done))
     }
 
     /// A step of a finaliser, where nobody could be told that the pool has gone.
-    pub(crate) fn quietly(&self, work: impl FnOnce(&mut Prefixes<'_>)) {
-        self.pool.get().quietly(|mut pool| work(&mut pool.prefixes()));
+    pub(crate) fn quietly(&self, work: impl FnOnce(&mut semantic_core::Pool<'_>)) {
+        self.pool.get().quietly(|mut pool| work(&mut pool));
     }
 
     pub(crate) fn group_name(&self, group: GroupId) -> &str {
@@ -65,7 +73,7 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         let root = self.root;
-        self.quietly(|prefixes| prefixes.close(root));
+        self.quietly(|pool| pool.prefixes().close(root));
     }
 }
 
@@ -88,18 +96,15 @@ impl PrefixIndex {
         self.namespace.call(py, |prefixes| work(prefixes, root))
     }
 
-    /// A step that looks at every token of a prompt.
-    fn on_prompt<R: Send>(
+    /// A step that takes something, which is not lost when telling of what had to go for it fails.
+    fn taking<R: Send>(
         &self,
         py: Python<'_>,
-        tokens: &TokenIds,
+        is_long: bool,
         work: impl FnOnce(&mut Prefixes<'_>, Root) -> Result<R, Error> + Send,
     ) -> PyResult<R> {
-        let root = self.namespace.root;
-        if tokens.0.len() > LONG_PROMPT {
-            return self.namespace.long(py, |prefixes| work(prefixes, root));
-        }
-        self.namespace.call(py, |prefixes| work(prefixes, root))
+        let Namespace { pool, root, .. } = &*self.namespace;
+        Pool::taking(pool.bind(py), is_long, |pool| work(&mut pool.prefixes(), *root))
     }
 }
 
@@ -126,14 +131,28 @@ impl PrefixIndex {
     // Hits ----------------------------------------------------------------------------------------
 
     fn plan(&self, py: Python<'_>, tokens: &TokenIds, limit: Count) -> PyResult<(u64, u64, Spans)> {
-        let plan = self
-            .on_prompt(py, tokens, |prefixes, root| prefixes.plan(root, tokens.0.all(), limit.0))?;
+        let plan = self.taking(py, tokens.is_long(), |prefixes, root| {
+            prefixes.plan(root, tokens.0.all(), limit.0)
+        })?;
         Ok((plan.n_tokens, plan.matched, self.namespace.spans(&plan)))
     }
 
-    fn hold(&self, py: Python<'_>, tokens: &TokenIds, limit: Count) -> PyResult<Hold> {
-        let held = self
-            .on_prompt(py, tokens, |prefixes, root| prefixes.hold(root, tokens.0.all(), limit.0))?;
+    #[pyo3(signature = (tokens, limit, oldest_ms=Count(0)),
+           text_signature = "($self, tokens, limit, oldest_ms=0)")]
+    fn hold(
+        &self,
+        py: Python<'_>,
+        tokens: &TokenIds,
+        limit: Count,
+        oldest_ms: Count,
+    ) -> PyResult<Hold> {
+        let expires = oldest_ms.0 > 0;
+        let held = self.taking(py, expires || tokens.is_long(), |prefixes, root| {
+            if expires {
+                prefixes.expire(oldest_ms.0);
+            }
+            prefixes.hold(root, tokens.0.all(), limit.0)
+        })?;
         Ok(Hold::new(Arc::clone(&self.namespace), held))
     }
 
@@ -148,7 +167,7 @@ impl PrefixIndex {
         agent_id: Name<'_>,
         now_ms: Count,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let drafted = self.on_prompt(py, tokens, |prefixes, root| {
+        let drafted = self.taking(py, tokens.is_long(), |prefixes, root| {
             prefixes.set_time(now_ms.0);
             prefixes.draft(root, &tokens.0, &known, agent_id.0)
         })?;
@@ -193,23 +212,12 @@ impl PrefixIndex {
         self.call(py, |prefixes, root| Ok(prefixes.drop_oldest(root)))
     }
 
-    fn expire(&self, py: Python<'_>, before_ms: Count) -> PyResult<()> {
-        self.namespace.long(py, |prefixes| {
-            prefixes.expire(before_ms.0);
-            Ok(())
-        })
-    }
-
     fn clear(&self, py: Python<'_>) -> PyResult<()> {
         let root = self.namespace.root;
         self.namespace.long(py, |prefixes| {
             prefixes.clear(root);
             Ok(())
         })
-    }
-
-    fn drain_gone<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        id_list(py, self.call(py, |prefixes, _| Ok(prefixes.drain_gone()))?)
     }
 
     fn set_policy(&self, py: Python<'_>, order: Name<'_>) -> PyResult<()> {

@@ -15,6 +15,15 @@ use crate::errors::Class;
 #[derive(Clone)]
 pub(crate) struct TokenIds(pub(crate) Arc<Tokens>);
 
+/// Prompts of more tokens than this are looked up without the GIL.
+const LONG_PROMPT: usize = 1 << 16;
+
+impl TokenIds {
+    pub(crate) fn is_long(&self) -> bool {
+        self.0.len() > LONG_PROMPT
+    }
+}
+
 impl PartialEq for TokenIds {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0

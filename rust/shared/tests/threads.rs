@@ -82,7 +82,7 @@ impl Desk {
     }
 
     fn drain(&self) -> Vec<BlockId> {
-        let gone = self.prefixes(|prefixes, _| prefixes.drain_gone());
+        let gone = self.shared.long(|memory| Ok(memory.take_news())).unwrap().unwrap_or_default();
         self.gone.lock().unwrap().extend(&gone);
         gone
     }
@@ -93,7 +93,7 @@ impl Desk {
         let way = rng.gen_range(0..2) * 10_000;
         let id = |at: i64| if at < 256 { at } else { at + way };
         let tokens: Arc<Tokens> = Arc::new((0..len).map(id).collect());
-        let hit = self.prefixes(|prefixes, root| {
+        let mut hit = self.prefixes(|prefixes, root| {
             prefixes.hold(root, tokens.all(), u64::MAX).expect("an open root")
         });
         let held: HashSet<BlockId> = hit.plan.blocks().into_iter().collect();
@@ -104,7 +104,9 @@ impl Desk {
                 self.with(|pool| pool.free(&ids)).unwrap();
             }
         }
-        self.prefixes(|prefixes, root| prefixes.used(root, &hit.plan, agent));
+        // Who is refused goes on without having entered.
+        let _ = self.with(|pool| pool.enter(self.root, &mut hit, agent, 300, 1));
+        let _ = self.with(|pool| pool.grow(&mut hit, 400));
         let known = vec![vec![(0, tokens.len() as u64)]; 2];
         let drafted = self.prefixes(|prefixes, root| {
             prefixes.draft(root, &tokens, &known, agent).expect("an open root")
@@ -122,7 +124,7 @@ impl Desk {
                 self.prefixes(|prefixes, _| prefixes.abandon(draft));
             }
         }
-        self.prefixes(|prefixes, _| prefixes.release(hit));
+        self.with(|pool| pool.leave(self.root, hit, Some(agent))).unwrap();
         self.drain();
     }
 

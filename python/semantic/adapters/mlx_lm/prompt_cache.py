@@ -214,12 +214,11 @@ class PromptCache:
                 member.counters.failure("budget", "no room to restore a prefix")
                 return None, 0, hold.matched_tokens
             caches = restored(member, hold)
-            member.sealed.used(hold, agent_id)
+            member.sealed.enter(hold, agent_id)
             return caches, hold.n_tokens, hold.matched_tokens
         finally:
-            member.sealed.release(hold)
             # Nothing tells of a turn that comes to no insertion: an agent may always have left.
-            member.sealed.depart(agent_id)
+            member.sealed.release(hold, agent_id)
 
     def _best_member(self, model: Any, tokens: TokenIds) -> Resources | None:
         """The layout under this key that has the longest hit."""

@@ -143,7 +143,7 @@ mod tests {
         let mut index = Index::new(&blocks.groups);
         let books = Books { budget: &mut budget, share: &mut share, blocks: &mut blocks };
         let others = Others::default();
-        let mut pool = Pool { books, index: &mut index, others, has_evicted: false };
+        let mut pool = Pool { books, index: &mut index, others };
         let freed = pool.allocate(1, GLOBAL, "a1").unwrap();
         pool.allocate(2, GLOBAL, "a1").unwrap();
         let sealed = pool.stage(&[(GLOBAL, 3)]).unwrap();

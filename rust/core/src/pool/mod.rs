@@ -7,6 +7,7 @@ mod allocate;
 mod charge;
 mod check;
 mod seal;
+mod turn;
 
 pub use allocate::AgentHolding;
 
@@ -25,7 +26,6 @@ pub struct Pool<'m> {
     pub(crate) books: Books<'m>,
     pub(crate) index: &'m mut Index,
     pub(crate) others: Others<'m>,
-    pub(crate) has_evicted: bool,
 }
 
 impl Pool<'_> {
@@ -70,12 +70,6 @@ impl Pool<'_> {
     #[must_use]
     pub fn most(&self) -> u64 {
         self.books.share.most(self.books.budget)
-    }
-
-    /// Whether blocks had to go, here or in other pools, since this pool was borrowed.
-    #[must_use]
-    pub fn has_evicted(&self) -> bool {
-        self.has_evicted
     }
 
     /// Blocks of `group` that could be taken now, one group alone.
@@ -175,7 +169,7 @@ impl Pool<'_> {
 
     /// Let go of what goes next; false when nothing may go.
     fn evict_least_wanted(&mut self, cost: Cost, missing: Cost, stuck: &mut Stuck) -> bool {
-        let Self { books, index, others, has_evicted } = self;
+        let Self { books, index, others } = self;
         let now = index.now().max(others.now());
         let own = if stuck.own { None } else { least_wanted(books.blocks, index, now) };
         // Arrays, and what is beyond its maximum, can come from its own blocks alone.
@@ -191,7 +185,6 @@ impl Pool<'_> {
             (Some(_), _) => stuck.own = !books.evict(index, missing),
             (None, _) => return false,
         }
-        *has_evicted = true;
         true
     }
 }

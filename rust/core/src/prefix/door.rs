@@ -20,14 +20,31 @@ use crate::prefix::{EndReading, Index, Root};
 use crate::reach::Span;
 use crate::tokens::{TokenSlice, Tokens};
 
-/// A hit whose blocks nobody can take away until it is released.
+/// A hit whose blocks nobody can take away until it is released, and what is charged for who runs
+/// on it.
 ///
-/// It has to be given to [`Prefixes::release`] once.
+/// It has to be given to [`Prefixes::release`] once, or to [`Pool::leave`](crate::Pool::leave) when
+/// it has [entered](crate::Pool::enter).
 #[derive(Debug, Default)]
 pub struct Hold {
     /// What is held, and where its rows are.
     pub plan: Arc<HitPlan>,
     slots: Vec<SlotIndex>,
+    pub(crate) live: Cost,
+}
+
+impl Hold {
+    /// Live bytes that are charged to it.
+    #[must_use]
+    pub fn live_bytes(&self) -> u64 {
+        self.live.bytes
+    }
+
+    /// Arrays that are charged to it.
+    #[must_use]
+    pub fn live_arrays(&self) -> u64 {
+        self.live.arrays
+    }
 }
 
 /// The prefix index of a pool, borrowed together with the pool's books.
@@ -107,7 +124,7 @@ impl Prefixes<'_> {
         let plan = self.plan(root, tokens, limit)?;
         let slots: Vec<SlotIndex> = plan.blocks().into_iter().map(BlockId::slot).collect();
         self.books.lease(&slots);
-        Ok(Hold { plan: Arc::new(plan), slots })
+        Ok(Hold { plan: Arc::new(plan), slots, live: Cost::default() })
     }
 
     /// A hit that is held was used by an agent: what it read goes last from now on.
@@ -126,9 +143,13 @@ impl Prefixes<'_> {
     }
 
     /// End a hold: what nothing needs any more goes.
-    #[expect(clippy::needless_pass_by_value, reason = "a hold is spent by releasing it")]
-    pub fn release(&mut self, hold: Hold) {
-        self.index.release(&mut self.books, &hold.slots);
+    pub fn release(&mut self, mut hold: Hold) {
+        self.forgo(&mut hold);
+    }
+
+    /// Let the blocks of a hold go their way, and keep what is charged to it.
+    pub fn forgo(&mut self, hold: &mut Hold) {
+        self.index.release(&mut self.books, &std::mem::take(&mut hold.slots));
     }
 
     // Publication -------------------------------------------------------------------------------
@@ -212,12 +233,6 @@ impl Prefixes<'_> {
     /// Forget everything of a namespace that no running sequence holds, what is pinned included.
     pub fn clear(&mut self, root: Root) {
         self.index.clear(&mut self.books, root);
-    }
-
-    /// Blocks that left the index since the last call, of all namespaces: their contents are of no
-    /// use any more.
-    pub fn drain_gone(&mut self) -> Vec<BlockId> {
-        self.index.drain_gone()
     }
 
     // What is said about agents -----------------------------------------------------------------

@@ -81,15 +81,17 @@ impl Index {
         let n_groups = u16::try_from(self.n_groups()).unwrap_or(u16::MAX);
         events.extend((0..n_groups).map(|group| Event::cleared(GroupId(group), key)));
         self.last_events.insert(root, events);
+        self.has_events = true;
     }
 
     #[inline]
     pub(super) fn record(&mut self, books: &Books<'_>, change: Change, id: NodeId, piece: &Piece) {
-        let Self { nodes, namespaces, .. } = self;
+        let Self { nodes, namespaces, has_events, .. } = self;
         let node = &nodes[id];
         let space = namespaces.get_mut(node.root.0 as usize).and_then(Option::as_mut);
         if let Some(events) = space.and_then(|space| space.events.as_mut()) {
             events.push(nodes.event(books, change, id, piece));
+            *has_events = true;
         }
     }
 }

@@ -133,6 +133,8 @@ pub(crate) struct Index {
     now: u64,
     /// Blocks that nobody can find any more, for whoever keeps their contents.
     gone: Vec<BlockId>,
+    /// Whether an event was recorded of which nobody has heard.
+    has_events: bool,
 }
 
 impl Index {
@@ -157,6 +159,7 @@ impl Index {
             policy: Policy::default(),
             now: 0,
             gone: Vec::new(),
+            has_events: false,
         }
     }
 
@@ -177,6 +180,7 @@ impl Index {
             last_events: std::mem::take(&mut self.last_events),
             ends: std::mem::take(&mut self.ends),
             gone: std::mem::take(&mut self.gone),
+            has_events: self.has_events,
             policy: self.policy,
             now: self.now,
             ..next
@@ -237,7 +241,15 @@ impl Index {
         self.unbounded.len() + self.bounded.len()
     }
 
-    pub(crate) fn drain_gone(&mut self) -> Vec<BlockId> {
+    /// Whether blocks have gone, or events were recorded, since the news were taken.
+    #[inline]
+    pub(crate) fn has_news(&self) -> bool {
+        self.has_events || !self.gone.is_empty()
+    }
+
+    /// The blocks that have gone; whoever takes them hears that there may be events.
+    pub(crate) fn take_news(&mut self) -> Vec<BlockId> {
+        self.has_events = false;
         std::mem::take(&mut self.gone)
     }
 

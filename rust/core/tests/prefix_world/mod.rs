@@ -343,7 +343,7 @@ impl World {
             let events = self.with(|prefixes| prefixes.drain_events(root));
             self.twin.fold(space, events);
         }
-        let gone = self.pool().prefixes().drain_gone();
+        let gone = self.memory.take_news().unwrap_or_default();
         let held = self.holds.iter().flat_map(|held| held.hold.plan.blocks()).collect();
         self.twin.lose(&gone, &held);
     }
