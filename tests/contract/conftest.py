@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from semantic.domain.services import BlockPool, MemoryBudget
-from semantic.testing.reference_pool import ReferenceBudget, ReferencePool
+from semantic.testing.reference_budget import ReferenceBudget
+from semantic.testing.reference_pool import ReferencePool
 
 AnyPool = BlockPool | ReferencePool
 AnyBudget = MemoryBudget | ReferenceBudget

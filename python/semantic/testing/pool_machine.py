@@ -26,7 +26,8 @@ from semantic.domain.entities import AgentBlocks
 from semantic.domain.errors import PoolExhaustedError, SemanticError
 from semantic.domain.services import BlockPool, MemoryBudget
 from semantic.domain.value_objects import ModelCacheSpec
-from semantic.testing.reference_pool import ReferenceBudget, ReferencePool
+from semantic.testing.reference_budget import ReferenceBudget
+from semantic.testing.reference_pool import ReferencePool
 from semantic.testing.specs import dense_spec, hybrid_spec, windowed_spec
 
 __all__ = ["PoolMachine", "specs"]

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
-from weakref import WeakSet
 
-from semantic.domain.entities import AgentBlocks, KVBlock
+from semantic.domain.entities import AgentBlocks
 from semantic.domain.errors import (
     AgentNotFoundError,
     BlockArgumentTypeError,
@@ -22,10 +21,23 @@ from semantic.domain.errors import (
 )
 from semantic.domain.layer_group import LayerGroup
 from semantic.domain.value_objects import ModelCacheSpec
+from semantic.testing.reference_arguments import (
+    HUGE,
+    check_named,
+    check_tokens,
+    count_of,
+    setting_of,
+    text_of,
+)
+from semantic.testing.reference_budget import ReferenceBudget
+from semantic.testing.reference_snapshot import (
+    ReferenceGroupSnapshot,
+    ReferenceSnapshot,
+    kv_blocks,
+)
 
-__all__ = ["ReferenceBudget", "ReferenceGroupSnapshot", "ReferencePool", "ReferenceSnapshot"]
+__all__ = ["ReferencePool"]
 
-_HUGE = 2**64 - 1
 _MOST_LEASES = 2**32 - 1
 _ids = itertools.count(1000)
 
@@ -38,64 +50,6 @@ class _Block:
     state: State
     agent: str = ""
     leases: int = 0
-
-
-@dataclass(frozen=True)
-class ReferenceGroupSnapshot:
-    """What `GroupSnapshot` has."""
-
-    name: str
-    bytes_per_block: int
-    held_blocks: int
-    staged_blocks: int
-    leased_blocks: int
-    cached_blocks: int
-    free_slots: int
-
-
-@dataclass(frozen=True)
-class ReferenceSnapshot:
-    """What `PoolSnapshot` has."""
-
-    total: int
-    free: int
-    held: int
-    live: int
-    staging: int
-    cached: int
-    used: int
-    available: int
-    arrays_used: int
-    arrays_max: int
-    agents: int
-    groups: tuple[ReferenceGroupSnapshot, ...]
-
-    def as_dict(self) -> dict[str, object]:
-        """The same as nested dicts."""
-        return {**asdict(self), "groups": [asdict(group) for group in self.groups]}
-
-
-class ReferenceBudget:
-    """What `MemoryBudget` is."""
-
-    def __init__(self, total: int) -> None:
-        self.total = _setting(total, at_least=1)
-        self.pools: WeakSet[ReferencePool] = WeakSet()
-
-    @property
-    def used(self) -> int:
-        """Bytes that pools hold and cannot evict."""
-        return sum(pool.used_memory() for pool in self.pools)
-
-    @property
-    def cached(self) -> int:
-        """Bytes of the pools' cached blocks."""
-        return sum(pool.bytes_in("cached") for pool in self.pools)
-
-    @property
-    def free(self) -> int:
-        """Bytes that no pool has taken."""
-        return self.total - self.used - self.cached
 
 
 class ReferencePool:
@@ -116,14 +70,14 @@ class ReferencePool:
             raise PoolConfigurationError("exactly one of total_memory, total_blocks and budget")
         if total_blocks is not None:
             per_row = sum(group.bytes_per_block for group in spec.groups)
-            total_memory = _setting(total_blocks, at_least=1) * per_row
+            total_memory = setting_of(total_blocks, at_least=1) * per_row
         if budget is None:
             assert total_memory is not None
             budget = ReferenceBudget(total_memory)
         self.budget = budget
-        self.minimum = _setting(minimum)
-        self.maximum = budget.total if maximum is None else _setting(maximum)
-        self.arrays_max = _setting(arrays_max)
+        self.minimum = setting_of(minimum)
+        self.maximum = budget.total if maximum is None else setting_of(maximum)
+        self.arrays_max = setting_of(arrays_max)
         self._begin(spec)
         self._check_terms()
         self._check_block_fits(spec)
@@ -206,13 +160,13 @@ class ReferencePool:
 
     def available_blocks(self, layer_type: str = "global") -> int:
         """Blocks of one group that could be taken now."""
-        group = self._group(_name(layer_type))
+        group = self._group(text_of(layer_type))
         by_arrays = self._arrays_free(with_cached=True) // len(group.tensors)
         return min(self.available_memory() // group.bytes_per_block, by_arrays)
 
     def max_batch_size(self, n_tokens: int) -> int:
         """How many more agents `allocate_tokens` would serve: counted one by one."""
-        n_tokens = _at_least_one_token(_count(n_tokens))
+        n_tokens = check_tokens(count_of(n_tokens))
         n_bytes = sum(g.blocks_for(n_tokens) * g.bytes_per_block for g in self.spec.groups)
         arrays = sum(g.blocks_for(n_tokens) * len(g.tensors) for g in self.spec.groups)
         agents = 0
@@ -260,9 +214,9 @@ class ReferencePool:
 
     def allocate(self, n: int, layer_type: str = "global", agent_id: str = "default") -> list[int]:
         """Take `n` blocks of a group, or what the agent's cap leaves."""
-        n, layer_type, agent_id = _count(n), _name(layer_type), _name(agent_id)
+        n, layer_type, agent_id = count_of(n), text_of(layer_type), text_of(agent_id)
         group = self._group(layer_type)
-        _named(agent_id)
+        check_named(agent_id)
         if group.max_blocks is not None:
             n = min(n, group.max_blocks - len(self._held(agent_id, group)))
         self._make_room({group.name: n})
@@ -270,9 +224,9 @@ class ReferencePool:
 
     def allocate_tokens(self, agent_id: str, n_tokens: int) -> AgentBlocks:
         """Extend an agent to `n_tokens` in every group."""
-        agent_id, n_tokens = _name(agent_id), _count(n_tokens)
-        _named(agent_id)
-        _at_least_one_token(n_tokens)
+        agent_id, n_tokens = text_of(agent_id), count_of(n_tokens)
+        check_named(agent_id)
+        check_tokens(n_tokens)
         wants = {
             group.name: max(0, group.blocks_for(n_tokens) - len(self._held(agent_id, group)))
             for group in self.spec.groups
@@ -287,7 +241,7 @@ class ReferencePool:
                 total = min(total, 256 * len(self._held(agent_id, group)))
         self.tokens[agent_id] = total
         blocks = {
-            group.name: _kv_blocks(group, self._held(agent_id, group), total)
+            group.name: kv_blocks(group, self._held(agent_id, group), total)
             for group in self.spec.groups
         }
         return AgentBlocks(agent_id, blocks, total)
@@ -299,7 +253,7 @@ class ReferencePool:
 
     def free_agent(self, agent_id: str) -> int:
         """Give back everything that an agent allocated."""
-        _named(_name(agent_id))
+        check_named(text_of(agent_id))
         held = [i for i in self._ids_in("held") if self.blocks[i].agent == agent_id]
         if not held:
             raise AgentNotFoundError(f"agent {agent_id!r} holds nothing", agent_id=agent_id)
@@ -311,7 +265,7 @@ class ReferencePool:
 
     def stage(self, layer_type: str, n: int) -> list[int]:
         """Take blocks that are about to be filled."""
-        layer_type, n = _name(layer_type), _count(n)
+        layer_type, n = text_of(layer_type), count_of(n)
         group = self._group(layer_type)
         self._make_room({group.name: n})
         return [self._add(_Block(group.name, "staged")) for _ in range(n)]
@@ -323,7 +277,7 @@ class ReferencePool:
 
     def publish(self, ids: Sequence[int], leases: int = 0) -> None:
         """Seal staged blocks."""
-        if _count(leases) > _MOST_LEASES:
+        if count_of(leases) > _MOST_LEASES:
             raise BlockOperationError("too many leases")
         for block_id in reversed(self._checked(ids, "staged")):
             self._set_leases(block_id, leases)
@@ -363,7 +317,7 @@ class ReferencePool:
 
     def charge(self, kind: Literal["live", "staging"], n_bytes: int, n_arrays: int = 0) -> None:
         """Count bytes that are not in blocks, and their arrays."""
-        kind_name, n_bytes, n_arrays = _name(kind), _count(n_bytes), _count(n_arrays)
+        kind_name, n_bytes, n_arrays = text_of(kind), count_of(n_bytes), count_of(n_arrays)
         self._check_kind(kind_name)
         self._make_room({}, n_bytes, n_arrays)
         self.charged[kind_name] += n_bytes
@@ -371,7 +325,7 @@ class ReferencePool:
 
     def discharge(self, kind: Literal["live", "staging"], n_bytes: int, n_arrays: int = 0) -> None:
         """Take charged bytes and arrays off again."""
-        kind_name, n_bytes, n_arrays = _name(kind), _count(n_bytes), _count(n_arrays)
+        kind_name, n_bytes, n_arrays = text_of(kind), count_of(n_bytes), count_of(n_arrays)
         self._check_kind(kind_name)
         if n_bytes > self.charged[kind_name] or n_arrays > self.charged_arrays[kind_name]:
             raise BlockOperationError("more than was charged")
@@ -470,7 +424,7 @@ class ReferencePool:
         for block_id in ids:
             if isinstance(block_id, bool) or not isinstance(block_id, int):
                 raise BlockArgumentTypeError(f"a block id is an integer, not {block_id!r}")
-            if not 0 <= block_id <= _HUGE:
+            if not 0 <= block_id <= HUGE:
                 raise BlockOperationError("no id has such a number", block_id=block_id)
         for block_id in ids:
             if block_id not in self.blocks or self.blocks[block_id].state not in states:
@@ -488,58 +442,11 @@ def _check_groups(spec: ModelCacheSpec) -> None:
         raise PoolConfigurationError("a block without bytes")
 
 
-def _kv_blocks(group: LayerGroup, ids: list[int], total_tokens: int) -> tuple[KVBlock, ...]:
-    starts = list(range(0, total_tokens, 256))
-    if group.max_blocks is not None:
-        starts = starts[-len(ids) :]
-    lengths = [min(256, total_tokens - start) for start in starts] + [0] * len(ids)
-    if group.layer_type == "state":
-        lengths = [0] * len(ids)
-    return tuple(KVBlock(i, token_count=n) for i, n in zip(ids, lengths, strict=False))
-
-
 def _exhausted(requested: int, available: int) -> PoolExhaustedError:
-    requested = min(requested, _HUGE)
+    requested = min(requested, HUGE)
     return PoolExhaustedError(
         f"{requested} bytes are needed and {available} available",
         bytes_requested=requested,
         bytes_available=available,
         bytes_short=max(0, requested - available),
     )
-
-
-def _whole(value: object, refuse: Callable[[str], Exception]) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise refuse(f"must be an integer, not {value!r}")
-    return value
-
-
-def _setting(value: object, at_least: int = 0) -> int:
-    setting = _whole(value, PoolConfigurationError)
-    if not at_least <= setting < _HUGE:
-        raise PoolConfigurationError(f"must be at least {at_least}, not {setting}")
-    return setting
-
-
-def _count(value: object) -> int:
-    count = _whole(value, BlockArgumentTypeError)
-    if count < 0:
-        raise BlockOperationError(f"must be at least 0, not {count}")
-    return min(count, _HUGE)
-
-
-def _name(value: object) -> str:
-    if not isinstance(value, str):
-        raise BlockArgumentTypeError(f"must be a str, not {value!r}")
-    return value
-
-
-def _named(agent_id: str) -> None:
-    if not agent_id:
-        raise BlockOperationError("agent_id must not be empty")
-
-
-def _at_least_one_token(n_tokens: int) -> int:
-    if n_tokens == 0:
-        raise BlockOperationError("n_tokens must be at least 1")
-    return n_tokens
