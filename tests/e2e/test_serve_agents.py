@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 
 from semantic.testing.handbook import handbook
 from tests.e2e.test_serve import cached_tokens
-from tests.e2e.test_serve_store import text_of
+from tests.e2e.test_serve_store import is_settled, text_of, until
 
 TEXT = handbook()
 SYSTEM = ("system", TEXT[:3000])
@@ -64,11 +63,11 @@ def test_what_agents_store_can_be_forgotten_one_by_one(
 
     with ThreadPoolExecutor(len(AGENTS)) as threads:
         answers = dict(zip(AGENTS, threads.map(ask, AGENTS), strict=True))
-    while api.get("/v1/semantic/stats").json()["store"]["waiting"]:
-        time.sleep(0.02)
-    assert api.get("/v1/semantic/stats").json()["failures"] == {}
     names = {agent or "server" for agent in AGENTS}
-    assert {row["agent"] for row in of_store(folder, "ls")} == names
+    # An answer is there before its turn is remembered, and an agent before its blocks are stored.
+    until(lambda: {row["agent"] for row in of_store(folder, "ls")} == names)
+    until(lambda: is_settled(api))
+    assert api.get("/v1/semantic/stats").json()["failures"] == {}
     for agent, answer in answers.items():
         # The last token may have been answered only, not computed.
         unseen = answer["usage"]["total_tokens"] - longest(folder, agent or "server")

@@ -55,3 +55,23 @@ def test_whole_tensors_are_not_filled_before_they_are_read(monkeypatch: pytest.M
     assert filled == []
     MlxBlockMemory().fresh(tensors_of_block(GROUP, 0, 255)[:3])
     assert len(filled) == 3
+
+
+@pytest.mark.parametrize("hi", [256, 255], ids=["whole", "padded"])
+def test_memory_is_made_where_the_processor_may_write_it(
+    hi: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams: list[object] = []
+
+    def watched(make: Any) -> Any:
+        def made(*args: Any, stream: object = None, **options: Any) -> Any:
+            streams.append(stream)
+            return make(*args, stream=stream, **options)
+
+        return made
+
+    for name in ("load", "zeros"):
+        monkeypatch.setattr(mx, name, watched(getattr(mx, name)))
+    MlxBlockMemory().fresh(tensors_of_block(GROUP, 0, hi))
+    assert streams
+    assert all(stream == mx.cpu for stream in streams)

@@ -35,7 +35,6 @@ from bench_store import GROUP, blocks_of, data_of, load, mlx_load, mlx_save
 
 from semantic import DiskStore
 from semantic.adapters.mlx.block_memory import MlxBlockMemory
-from semantic.adapters.mlx.unwritten import unwritten
 from semantic.domain.block_bytes import TensorBytes
 
 HERE = Path(__file__).parent
@@ -43,16 +42,8 @@ LOADS = ("first", "again")
 KINDS = ("store", "filled", "mlx")
 
 
-class Allocated(MlxBlockMemory):
-    """Memory that nobody has filled, as on the CPU."""
-
-    def fresh(self, tensors: Sequence[TensorBytes]) -> tuple[dict[str, object], Any]:
-        data: dict[str, object] = dict(unwritten(tensors))
-        return data, self.memory_of(data, tensors)
-
-
 class Filled(MlxBlockMemory):
-    """Memory that is filled before it is read into."""
+    """Memory that MLX's default device has filled before it is read into."""
 
     def fresh(self, tensors: Sequence[TensorBytes]) -> tuple[dict[str, object], Any]:
         data: dict[str, object] = {
@@ -63,7 +54,7 @@ class Filled(MlxBlockMemory):
         return data, self.memory_of(data, tensors)
 
 
-MEMORIES = {"store": Allocated, "filled": Filled}
+MEMORIES = {"store": MlxBlockMemory, "filled": Filled}
 
 
 def measured(work: Callable[[], object]) -> dict[str, float]:

@@ -27,21 +27,15 @@ class MlxBlockMemory:
         self, tensors: Sequence[TensorBytes]
     ) -> tuple[BlockData, list[tuple[TensorBytes, memoryview]]]:
         """A new block and its memory, which MLX lets be written; zeros where no valid row is."""
-        data = _filled(tensors) if mx.default_device().type == mx.gpu else _allocated(tensors)
+        whole = unwritten([tensor for tensor in tensors if tensor.valid == tensor.room])
+        data: dict[str, object] = {
+            tensor.name: whole[tensor.name] if tensor.name in whole else _zeros(tensor)
+            for tensor in tensors
+        }
         mx.eval(data)
         return data, self.memory_of(data, tensors)
 
 
-def _filled(tensors: Sequence[TensorBytes]) -> dict[str, object]:
-    """Zeros, by the GPU: faster than what the first touch of new memory costs the processor."""
-    return {
-        tensor.name: mx.zeros(tensor.memory_shape, dtype=getattr(mx, tensor.dtype))
-        for tensor in tensors
-    }
-
-
-def _allocated(tensors: Sequence[TensorBytes]) -> dict[str, object]:
-    """Memory with anything in it where the file fills all of it, else zeros."""
-    whole = unwritten([tensor for tensor in tensors if tensor.valid == tensor.room])
-    padded = [tensor for tensor in tensors if tensor.name not in whole]
-    return {**whole, **_filled(padded)}
+def _zeros(tensor: TensorBytes) -> mx.array:
+    # On the processor, which is to write it: what a GPU fills may have to be moved first.
+    return mx.zeros(tensor.memory_shape, dtype=getattr(mx, tensor.dtype), stream=mx.cpu)

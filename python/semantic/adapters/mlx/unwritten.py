@@ -1,7 +1,8 @@
 """MLX arrays whose memory nobody has filled yet.
 
 `mx.empty` fills its array with zeros, which takes as long as reading a block does. What `mx.load`
-makes is allocated only, and then given to the file to be read into: this one reads nothing.
+makes is allocated only, and then given to the file to be read into: this one reads nothing. On
+another stream than the processor's, MLX may read into a buffer of its own and copy that.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class _Unread:
 def unwritten(tensors: Sequence[TensorBytes]) -> dict[str, mx.array]:
     """Arrays for these tensors, with anything in them; zeros where MLX has no such."""
     try:
-        loaded: Any = mx.load(_file_of(tensors), format="safetensors")
+        loaded: Any = mx.load(_file_of(tensors), format="safetensors", stream=mx.cpu)
         mx.eval(loaded)
     except (RuntimeError, TypeError, ValueError):
         loaded = {}
