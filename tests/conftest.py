@@ -128,10 +128,15 @@ def greedy(model: Any, logits: Any, caches: list[Any], count: int) -> list[int]:
 
 
 def distance(a: Any, b: Any) -> float:
-    """Largest difference of two logit vectors, as a part of the second's scale."""
+    """Largest difference of two logit vectors, as a part of the second's scale.
+
+    What a model rules out has the logit -inf in both.
+    """
     import mlx.core as mx
 
-    return float(mx.max(mx.abs(a - b)) / mx.max(mx.abs(b)))
+    differences = mx.where(a == b, 0, mx.abs(a - b))
+    scale = mx.max(mx.where(mx.isfinite(b), mx.abs(b), 0))
+    return float(mx.max(differences) / scale)
 
 
 _BEFORE_0_32 = {
