@@ -26,7 +26,7 @@ from semantic.mlx import MlxMaterialiser, probe, spec_of_caches
 from semantic.testing.architectures import architectures
 from semantic.testing.stand_ins import cpu_stand_ins
 from semantic.testing.tiny_models import tiny_model
-from tests.conftest import distance, feed, fresh_caches, greedy, random_tokens
+from tests.conftest import distance, feed, fresh_caches, greedy, random_tokens, require
 
 FORMS = [(bits, group_size) for bits in (8, 4) for group_size in (32, 64, 128)]
 LENGTHS = (3, 256, 300, 600)
@@ -66,6 +66,7 @@ def runnable():
 @functools.cache
 def model_of(name, dtype="float32"):
     architecture, changes = MODELS[name]
+    require(architecture)
     return tiny_model({**architectures()[architecture], **changes}, dtype=dtype)
 
 
