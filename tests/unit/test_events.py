@@ -187,3 +187,19 @@ def test_a_pinned_agent_is_no_reason_to_refuse_a_swap_but_others_are() -> None:
     assert snapshot.free == snapshot.total
     turn(memory, "p", blocks(2, 1))
     assert memory.pool.snapshot().held == 0, "a pin goes with the model that it was for"
+
+
+def test_a_callback_may_wait_for_a_thread_that_asks_for_the_spec() -> None:
+    seen: list[bool] = []
+
+    def ask(event: CacheEvent) -> None:
+        asked = threading.Event()
+        thread = threading.Thread(target=lambda: (memory.pool.spec, asked.set()), daemon=True)
+        thread.start()
+        seen.append(asked.wait(5))
+
+    memory = memory_of(ask, n_blocks=4)
+    turn(memory, "a", range(2 * N))
+    memory.pool.allocate_tokens("b", 4 * N)
+    assert len(seen) == 4
+    assert all(seen)

@@ -18,7 +18,7 @@ from semantic.adapters.mlx_lm.request_agents import (
 from semantic.adapters.mlx_lm.request_queue import NOT_COPIED
 
 
-@pytest.mark.parametrize("body", [{}, {"user": None}, {"safety_identifier": "Ada"}])
+@pytest.mark.parametrize("body", [{}, {"user": None}, {"user": ""}, {"safety_identifier": "Ada"}])
 def test_who_does_not_say_who_it_is_is_the_server(body: dict[str, Any]) -> None:
     assert agent_of_body(body) == "server"
 
@@ -35,7 +35,6 @@ def test_user_is_the_agent(user: str) -> None:
         (True, "of type str"),
         (["Ada"], "of type str"),
         ({}, "of type str"),
-        ("", "1 to 256"),
         ("é" * 257, "not 257"),
         ("\ud800", "printable"),
         ("Ada\x1b[2J", "printable"),
@@ -191,10 +190,19 @@ def test_the_handler_has_the_request_say_whose_it_is() -> None:
         def handle_completion(self, request: Any, stop_words: list[str]) -> None:
             self.seen += [request.agent_id, *stop_words]
 
-    handler = handler_class(SimpleNamespace(APIHandler=Handler))({"user": "Ada"})
+    handler = handler_class(SimpleNamespace(APIHandler=Handler), names_agents=True)({"user": "Ada"})
     handler.validate_model_parameters()
     handler.handle_completion(SimpleNamespace(), ["stop"])
     assert handler.seen == ["checked", "Ada", "stop"]
-    handler = handler_class(SimpleNamespace(APIHandler=Handler))({"user": 5})
+    handler = handler_class(SimpleNamespace(APIHandler=Handler), names_agents=True)({"user": 5})
     with pytest.raises(ValueError, match="of type str"):
         handler.validate_model_parameters()
+
+
+def test_a_handler_that_names_nobody_leaves_the_user_to_the_server() -> None:
+    class Handler:
+        pass
+
+    handler = handler_class(SimpleNamespace(APIHandler=Handler), names_agents=False)
+    assert not hasattr(handler, "handle_completion")
+    assert not hasattr(handler, "validate_model_parameters")

@@ -90,9 +90,8 @@ class StoredRows:
                 if not read.result():
                     raise StoredBlockGoneError(str(name))
         finally:
-            for read in reads:
-                read.cancel()  # what has not begun when one is missing
-            wait(reads)  # nobody may write into a block that is given up
+            # When one is missing: nobody may write into a block that is given up.
+            wait([read for read in reads if not read.cancel()])
         return blocks
 
     def _find(self, group: str, lo: int, hi: int) -> tuple[BlockName, StoredNode]:

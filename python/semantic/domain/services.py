@@ -196,9 +196,11 @@ class BlockPool(Pool):
             BlockOperationError: No tokens, or an empty agent_id.
             BlockArgumentTypeError: An argument of the wrong type.
         """
-        with self._swap:
-            total_tokens, ids = self.extend_agent(agent_id, n_tokens)
-            groups = {group.name: group for group in self._spec.groups}
+        # Not within the lock of `spec`: who is told of what went may ask for it on another thread.
+        before = self.spec
+        total_tokens, ids = self.extend_agent(agent_id, n_tokens)
+        # An agent that holds blocks keeps the spec; a swap came before them, or after it was freed.
+        groups = {group.name: group for spec in (before, self.spec) for group in spec.groups}
         blocks = {
             name: _blocks_in_token_order(groups[name], held, total_tokens)
             for name, held in ids.items()

@@ -447,3 +447,56 @@ fn what_leads_to_a_branch_that_is_held_is_no_leaf_when_its_latest_branch_goes() 
     desk.evict(1);
     assert_eq!(desk.hit(&older), 0);
 }
+
+#[test]
+fn who_goes_on_without_a_hit_uses_nothing_of_it() {
+    let mut desk = Desk::new(&[GLOBAL], 100);
+    let [given_up, later] = [1, 2].map(|way| tokens(way, 512));
+    desk.publish(&given_up, "a", TURN);
+    desk.publish(&later, "a", TURN);
+    let mut hold = desk.with(|prefixes, root| {
+        let mut hold = prefixes.hold(root, given_up.all(), u64::MAX).unwrap();
+        prefixes.forgo(&mut hold);
+        hold
+    });
+    let root = desk.root;
+    desk.memory.pool(&desk.key).unwrap().enter(root, &mut hold, "b", 1, 0).unwrap();
+    desk.evict(2);
+    assert_eq!((desk.hit(&given_up), desk.hit(&later)), (0, 512));
+    desk.memory.pool(&desk.key).unwrap().leave(root, hold, Some("b")).unwrap();
+    desk.memory.check().unwrap();
+}
+
+#[test]
+fn a_hit_that_another_model_has_outlived_is_used_by_nobody() {
+    let mut desk = Desk::new(&[GLOBAL], 100);
+    desk.publish(&tokens(1, 512), "a", TURN);
+    let root = desk.root;
+    let plan =
+        desk.with(|prefixes, root| prefixes.plan(root, tokens(1, 512).all(), u64::MAX).unwrap());
+    let mut pool = desk.memory.pool(&desk.key).unwrap();
+    pool.reconfigure(pool.groups().cloned().collect()).unwrap();
+    pool.prefixes().used(root, &plan, "b");
+    desk.memory.check().unwrap();
+}
+
+#[test]
+fn a_place_that_has_become_anothers_is_not_used_with_the_hit_that_had_it() {
+    let mut desk = Desk::new(&[GLOBAL], 100);
+    let short = branch(1, 0, 300);
+    let longer: Tokens = short.all().iter().chain(0..200).collect();
+    let others = branch(2, 0, 512);
+    desk.publish(&branch(2, 0, 256), "c", TURN);
+    desk.publish(&short, "a", TURN);
+    let hold = desk.with(|prefixes, root| prefixes.hold(root, short.all(), u64::MAX).unwrap());
+    assert_eq!(hold.plan.n_tokens, 300);
+    // The fuller block takes over, and another conversation's second block gets the place.
+    desk.publish(&longer, "a", TURN);
+    desk.publish(&others, "c", TURN);
+    desk.with(|prefixes, root| {
+        prefixes.used(root, &hold.plan, "b");
+        prefixes.release(hold);
+    });
+    desk.with(|prefixes, root| prefixes.hint(root, "b", Hint::Ended));
+    assert_eq!(desk.evicted(&[2], 512), [2]);
+}

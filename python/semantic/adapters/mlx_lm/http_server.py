@@ -140,16 +140,13 @@ def _refuse_address(host: str, port: int, error: OSError) -> NoReturn:
     raise ServerError(why, host=host, port=port) from error
 
 
-def handler_class(server: Any) -> Any:
-    """The request handler of the module `mlx_lm.server`, two routes more, agents and refusals."""
+def handler_class(server: Any, *, names_agents: bool) -> Any:
+    """The request handler of the module `mlx_lm.server`, two routes more, and refusals.
 
-    def validate_model_parameters(self: Any) -> None:
-        server.APIHandler.validate_model_parameters(self)
-        self.agent_id = agent_of_body(self.body)
-
-    def handle_completion(self: Any, request: Any, *args: Any, **options: Any) -> None:
-        request.agent_id = self.agent_id
-        server.APIHandler.handle_completion(self, request, *args, **options)
+    Args:
+        server: The module.
+        names_agents: Whether requests say whose they are.
+    """
 
     def set_completion_headers(self: Any, status_code: int = 200) -> None:
         # mlx_lm.server answers 404 to whatever keeps a request from being generated.
@@ -170,13 +167,27 @@ def handler_class(server: Any) -> Any:
         else:
             server.APIHandler.do_GET(self)
 
-    methods = {
-        "do_GET": do_get,
+    methods = {"do_GET": do_get, "_set_completion_headers": set_completion_headers}
+    if names_agents:
+        methods |= _naming_methods(server)
+    return type("SemanticAPIHandler", (server.APIHandler,), methods)
+
+
+def _naming_methods(server: Any) -> dict[str, Callable[..., None]]:
+    """What has a request say whose it is, in a handler of the module `mlx_lm.server`."""
+
+    def validate_model_parameters(self: Any) -> None:
+        server.APIHandler.validate_model_parameters(self)
+        self.agent_id = agent_of_body(self.body)
+
+    def handle_completion(self: Any, request: Any, *args: Any, **options: Any) -> None:
+        request.agent_id = self.agent_id
+        server.APIHandler.handle_completion(self, request, *args, **options)
+
+    return {
         "handle_completion": handle_completion,
         "validate_model_parameters": validate_model_parameters,
-        "_set_completion_headers": set_completion_headers,
     }
-    return type("SemanticAPIHandler", (server.APIHandler,), methods)
 
 
 _Answer = tuple[str, bytes]

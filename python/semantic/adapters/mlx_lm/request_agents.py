@@ -31,12 +31,12 @@ def agent_of_body(body: Mapping[str, Any]) -> str:
         ValueError: `user` is no name.
     """
     user = body.get("user")
-    if user is None:
+    if user is None or user == "":
         return SERVER_AGENT
     if not isinstance(user, str):
         raise ValueError("user must be of type str")
-    if not 1 <= len(user) <= _MOST_CHARACTERS:
-        raise ValueError(f"user must have 1 to {_MOST_CHARACTERS} characters, not {len(user)}")
+    if len(user) > _MOST_CHARACTERS:
+        raise ValueError(f"user must have at most {_MOST_CHARACTERS} characters, not {len(user)}")
     # Names are stored, and printed by `semantic store ls`: half a surrogate pair cannot be, and
     # control characters are not for other people's terminals.
     if not user.isprintable():

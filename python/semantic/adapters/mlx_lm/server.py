@@ -283,7 +283,9 @@ def _serve(
     host, port = address
     with (
         guarded,
-        HttpServer.bound(host, port, handler_class(server)) as httpd,
+        HttpServer.bound(
+            host, port, handler_class(server, names_agents=agents is not None)
+        ) as httpd,
         signals_ask(httpd.stop),
         _replaced(server, "BatchGenerator", batch_class),
     ):

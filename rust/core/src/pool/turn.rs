@@ -50,7 +50,7 @@ impl Pool<'_> {
         self.charge(Charge::Live, bytes, arrays)?;
         hold.live.bytes += bytes;
         hold.live.arrays += arrays;
-        self.index.used(root, &hold.plan, agent);
+        self.index.used(&self.books, root, &hold.plan, agent);
         Ok(())
     }
 

@@ -129,7 +129,7 @@ impl Prefixes<'_> {
 
     /// A hit that is held was used by an agent: what it read goes last from now on.
     pub fn used(&mut self, root: Root, plan: &HitPlan, agent: &str) {
-        self.index.used(root, plan, agent);
+        self.index.used(&self.books, root, plan, agent);
     }
 
     /// An agent's turn is over: from now on it is away.
@@ -147,8 +147,10 @@ impl Prefixes<'_> {
         self.forgo(&mut hold);
     }
 
-    /// Let the blocks of a hold go their way, and keep what is charged to it.
+    /// Let the blocks of a hold go their way, and keep what is charged to it: it is a miss from now
+    /// on, which uses nothing.
     pub fn forgo(&mut self, hold: &mut Hold) {
+        hold.plan = Arc::default();
         self.index.release(&mut self.books, &std::mem::take(&mut hold.slots));
     }
 

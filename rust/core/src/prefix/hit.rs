@@ -35,6 +35,12 @@ pub struct HitPlan {
 }
 
 impl HitPlan {
+    /// The block of an unbounded group that a token block of the path had.
+    pub(crate) fn block(&self, group: GroupId, number: usize) -> Option<BlockId> {
+        let (_, rows) = self.spans.iter().find(|(other, _)| *other == group)?;
+        rows.get(number).map(|row| row.block)
+    }
+
     /// Every block that the hit reads, once.
     #[must_use]
     pub fn blocks(&self) -> Vec<BlockId> {

@@ -130,9 +130,9 @@ impl Index {
     }
 
     /// A hit was used by an agent: what it read goes last from now on.
-    pub(crate) fn used(&mut self, root: Root, plan: &HitPlan, agent: &str) {
+    pub(crate) fn used(&mut self, books: &Books<'_>, root: Root, plan: &HitPlan, agent: &str) {
         let agent = self.arrive(root, agent);
-        let path = self.remaining(root, plan);
+        let path = self.remaining(books, root, plan);
         self.own(&path, agent);
         if self.goes_by_leaves() {
             self.touch_path(&path);
@@ -142,14 +142,20 @@ impl Index {
         }
     }
 
-    /// The path of a plan, as far as it is there: a fuller block may have come in the place of one.
-    fn remaining(&self, root: Root, plan: &HitPlan) -> Vec<NodeId> {
-        let is_here = |&(start, id): &(u64, NodeId)| {
-            let node = &self.nodes[id];
-            node.is_here && node.root == root && node.parent.is_some() && node.start() == start
+    /// The path of a plan, as far as it is there: a fuller block may have come in the place of the last
+    /// one, and its node may be another conversation's by now.
+    fn remaining(&self, books: &Books<'_>, root: Root, plan: &HitPlan) -> Vec<NodeId> {
+        let Ok(top) = self.top(root) else { return Vec::new() };
+        let before = std::iter::once(top).chain(plan.path.iter().copied());
+        let path = before.zip(plan.path.iter().copied()).enumerate();
+        let is_here = |&(number, (parent, id)): &(usize, (NodeId, NodeId))| {
+            self.nodes.get(id).is_some_and(|node| node.is_here && node.parent == Some(parent))
+                && self.unbounded.iter().enumerate().all(|(at, &group)| {
+                    let block = self.nodes.whole(id)[at].id(books.blocks.number);
+                    plan.block(group, number) == Some(block)
+                })
         };
-        let path = (0..).step_by(BLOCK).zip(plan.path.iter().copied());
-        path.filter(is_here).map(|(_, id)| id).collect()
+        path.take_while(is_here).map(|(_, (_, id))| id).collect()
     }
 
     /// The ends that keep what a hit read: the one at its length, or else those behind it.

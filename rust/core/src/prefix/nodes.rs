@@ -199,6 +199,11 @@ impl Nodes {
         &mut self.apart[id.place() as usize]
     }
 
+    /// The node of a place, which may be vacant; None for one that never was.
+    pub(crate) fn get(&self, id: NodeId) -> Option<&Node> {
+        self.entries.get(id.place() as usize)
+    }
+
     /// Its name outside of this process.
     pub(crate) fn key(&self, id: NodeId) -> Key {
         self.apart(id).key

@@ -128,8 +128,8 @@ impl Index {
         for end in agent.ends.iter().copied().filter(is_shared).collect::<Vec<_>>() {
             self.unclaim(end, id);
         }
-        if let Some(agent) = self.agents.get_mut(id).filter(|agent| agent.ends.is_empty()) {
-            agent.hint = Hint::Ended;
+        if self.agents.get(id).is_some_and(|agent| agent.ends.is_empty()) {
+            self.change(id, |agent| agent.hint = Hint::Ended);
         }
         self.leave_if_idle(id);
     }
