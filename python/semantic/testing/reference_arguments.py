@@ -8,9 +8,18 @@ from semantic.domain.errors import (
     BlockArgumentTypeError,
     BlockOperationError,
     PoolConfigurationError,
+    PoolExhaustedError,
 )
 
-__all__ = ["HUGE", "check_named", "check_tokens", "count_of", "setting_of", "text_of"]
+__all__ = [
+    "HUGE",
+    "check_named",
+    "check_tokens",
+    "count_of",
+    "exhausted",
+    "setting_of",
+    "text_of",
+]
 
 HUGE = 2**64 - 1
 """More than any memory has."""
@@ -56,3 +65,14 @@ def check_tokens(n_tokens: int) -> int:
     if n_tokens == 0:
         raise BlockOperationError("n_tokens must be at least 1")
     return n_tokens
+
+
+def exhausted(requested: int, available: int) -> PoolExhaustedError:
+    """Bytes that a request needs and cannot have."""
+    requested = min(requested, HUGE)
+    return PoolExhaustedError(
+        f"{requested} bytes are needed and {available} available",
+        bytes_requested=requested,
+        bytes_available=available,
+        bytes_short=max(0, requested - available),
+    )

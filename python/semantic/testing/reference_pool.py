@@ -17,7 +17,6 @@ from semantic.domain.errors import (
     BlockArgumentTypeError,
     BlockOperationError,
     PoolConfigurationError,
-    PoolExhaustedError,
 )
 from semantic.domain.layer_group import LayerGroup
 from semantic.domain.value_objects import ModelCacheSpec
@@ -26,6 +25,7 @@ from semantic.testing.reference_arguments import (
     check_named,
     check_tokens,
     count_of,
+    exhausted,
     setting_of,
     text_of,
 )
@@ -107,7 +107,7 @@ class ReferencePool:
             raise PoolConfigurationError("the minimums add up to more than the budget")
         left = self.budget.total - sum(pool.kept() for pool in others)
         if self.minimum > left:
-            raise _exhausted(self.minimum, left)
+            raise exhausted(self.minimum, left)
 
     def _check_block_fits(self, spec: ModelCacheSpec) -> None:
         smallest = min(group.bytes_per_block for group in spec.groups)
@@ -375,9 +375,9 @@ class ReferencePool:
         n_bytes = extra_bytes + sum(n * self.spec.bytes_per_block(g) for g, n in wants.items())
         arrays = extra_arrays + sum(n * len(self.spec.group(g).tensors) for g, n in wants.items())
         if n_bytes > self.available_memory():
-            raise _exhausted(n_bytes, self.available_memory())
+            raise exhausted(n_bytes, self.available_memory())
         if arrays > self._arrays_free(with_cached=True):
-            raise _exhausted(n_bytes, self.available_memory())
+            raise exhausted(n_bytes, self.available_memory())
         while n_bytes > self._unclaimed() or arrays > self._arrays_free(with_cached=False):
             # Of equals its own goes first; all that nobody indexes are equal across pools.
             if not any(victim() for victim in self.victims):
@@ -440,13 +440,3 @@ def _check_groups(spec: ModelCacheSpec) -> None:
         raise PoolConfigurationError(f"not a ModelCacheSpec: {spec!r}")
     if any(group.bytes_per_block == 0 for group in spec.groups):
         raise PoolConfigurationError("a block without bytes")
-
-
-def _exhausted(requested: int, available: int) -> PoolExhaustedError:
-    requested = min(requested, HUGE)
-    return PoolExhaustedError(
-        f"{requested} bytes are needed and {available} available",
-        bytes_requested=requested,
-        bytes_available=available,
-        bytes_short=max(0, requested - available),
-    )
