@@ -152,16 +152,7 @@ impl Order {
             self.links.resize(by as usize + 1, APART);
         }
         let links = self.links[place as usize];
-        let Links { before, after, lane, .. } = links;
-        let state = &mut self.lanes[lane.0 as usize];
-        match before {
-            NOBODY => state.first = by,
-            before => self.links[before as usize].after = by,
-        }
-        match after {
-            NOBODY => state.last = by,
-            after => self.links[after as usize].before = by,
-        }
+        self.join(links, by, by);
         self.links[by as usize] = links;
         self.links[place as usize].is_here = false;
     }
@@ -259,20 +250,25 @@ impl Order {
     }
 
     fn unlink(&mut self, place: u32) {
-        let Links { before, after, lane, .. } = self.links[place as usize];
-        let state = &mut self.lanes[lane.0 as usize];
-        match before {
-            NOBODY => state.first = after,
-            before => self.links[before as usize].after = after,
-        }
-        match after {
-            NOBODY => state.last = before,
-            after => self.links[after as usize].before = before,
-        }
+        let links = self.links[place as usize];
+        self.join(links, links.after, links.before);
         self.links[place as usize].is_here = false;
         self.len -= 1;
-        if before == NOBODY {
-            self.soil(lane);
+        if links.before == NOBODY {
+            self.soil(links.lane);
+        }
+    }
+
+    /// Let what stands before and after a place have other neighbours.
+    fn join(&mut self, Links { before, after, lane, .. }: Links, next: u32, previous: u32) {
+        let state = &mut self.lanes[lane.0 as usize];
+        match before {
+            NOBODY => state.first = next,
+            before => self.links[before as usize].after = next,
+        }
+        match after {
+            NOBODY => state.last = previous,
+            after => self.links[after as usize].before = previous,
         }
     }
 
