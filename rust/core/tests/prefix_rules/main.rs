@@ -1,0 +1,7 @@
+//! Rules of eviction and publication one by one, where programs would meet them seldom.
+
+mod desk;
+mod holds;
+mod order;
+mod publication;
+mod shared;
