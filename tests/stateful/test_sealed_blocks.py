@@ -108,7 +108,8 @@ class SealedBlocksMachine(RuleBasedStateMachine):
             assert self.sealed.plan(TokenIds(tokens)).n_tokens >= hold.n_tokens
 
     def is_what_is_found(self, hold, tokens):
-        return block_ids(self.sealed.plan(TokenIds(tokens))) <= block_ids(hold.plan)
+        plan = self.sealed.plan(TokenIds(tokens))
+        return plan.n_tokens >= hold.n_tokens and block_ids(plan) <= block_ids(hold.plan)
 
     @rule(blocks=st.integers(1, 10))
     def somebody_allocates(self, blocks):
