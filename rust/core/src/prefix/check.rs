@@ -48,13 +48,14 @@ impl Index {
 
     fn check_place(&self, books: &Books<'_>, id: NodeId) -> Result<(), Error> {
         let node = &self.nodes[id];
-        for &child in self.nodes.children(id) {
+        for child in self.nodes.children(id).iter() {
             let below = &self.nodes[child];
             agree(below.parent == Some(id) && below.start() == node.end(), "parent and child")?;
             agree(self.nodes.key(child) == self.key(id, self.nodes.tokens(child)), "a key")?;
         }
-        for pair in self.nodes.children(id).windows(2) {
-            let (left, right) = (self.nodes.tokens(pair[0]), self.nodes.tokens(pair[1]));
+        let children = self.nodes.children(id);
+        for (left, right) in children.iter().zip(children.iter().skip(1)) {
+            let (left, right) = (self.nodes.tokens(left), self.nodes.tokens(right));
             let (order, common) = left.compare(right);
             agree(order == Ordering::Less && common < left.len(), "the order of siblings")?;
         }

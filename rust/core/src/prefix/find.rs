@@ -2,11 +2,12 @@
 //! have something in common with it.
 
 use std::cmp::Ordering;
-use std::ops::{BitOr, Range};
+use std::ops::Range;
 
 use crate::group::BLOCK;
 use crate::prefix::node::NodeId;
 use crate::prefix::nodes::Nodes;
+use crate::prefix::siblings::Place;
 use crate::prefix::table::Width;
 use crate::tokens::TokenSlice;
 
@@ -74,14 +75,14 @@ impl Nodes {
             return node.only.filter(has);
         }
         let guess = self.forks.guess(parent, self.forks.hash(tokens)).filter(has);
-        let bisected = || self.children(parent).get(self.place(parent, tokens)).copied();
+        let bisected = || self.children(parent).from(self.place(parent, tokens)).next();
         guess.or_else(|| bisected().filter(has))
     }
 
     /// The first place among the children whose tokens are not below these.
-    pub(super) fn place(&self, parent: NodeId, tokens: TokenSlice<'_>) -> usize {
-        self.children(parent)
-            .partition_point(|&child| self.tokens(child).compare(tokens).0 == Ordering::Less)
+    pub(super) fn place(&self, parent: NodeId, tokens: TokenSlice<'_>) -> Place {
+        let is_below = |child| self.tokens(child).compare(tokens).0 == Ordering::Less;
+        self.children(parent).partition(is_below)
     }
 
     /// The child that has most in common with these tokens, and how many of them.
@@ -91,10 +92,10 @@ impl Nodes {
         tokens: TokenSlice<'_>,
     ) -> Option<(NodeId, usize)> {
         let children = self.children(parent);
-        let place = if children.len() < 2 { 0 } else { self.place(parent, tokens) };
-        let neighbours = children.get(place).into_iter();
-        let neighbours = neighbours.chain(place.checked_sub(1).and_then(|at| children.get(at)));
-        let common = |&child: &NodeId| (child, self.tokens(child).common(tokens));
+        let is_forked = self[parent].is_forked;
+        let place = if is_forked { self.place(parent, tokens) } else { Place::default() };
+        let neighbours = children.from(place).take(1).chain(children.before(place).take(1));
+        let common = |child| (child, self.tokens(child).common(tokens));
         neighbours.map(common).max_by_key(|&(_, common)| common)
     }
 
@@ -107,10 +108,10 @@ impl Nodes {
     ) -> impl Iterator<Item = (NodeId, usize)> {
         let children = self.children(parent);
         let place = self.place(parent, tokens);
-        let common = move |&child: &NodeId| (child, self.tokens(child).common(tokens));
+        let common = move |child| (child, self.tokens(child).common(tokens));
         let near = move |&(_, common): &(NodeId, usize)| common > floor;
-        let behind = children[place..].iter().map(common).take_while(near);
-        behind.chain(children[..place].iter().rev().map(common).take_while(near))
+        let behind = children.from(place).map(common).take_while(near);
+        behind.chain(children.before(place).map(common).take_while(near))
     }
 
     /// The children that begin with these tokens.
@@ -119,30 +120,16 @@ impl Nodes {
         parent: NodeId,
         tokens: TokenSlice<'_>,
     ) -> impl Iterator<Item = NodeId> {
-        let children = self.children(parent);
         let begins = move |child: &NodeId| self.tokens(*child).slice(0, tokens.len()) == tokens;
-        children[self.place(parent, tokens)..].iter().copied().take_while(begins)
+        self.children(parent).from(self.place(parent, tokens)).take_while(begins)
     }
 
     /// The child whose tokens are the beginning of these, without being all of them.
     pub(crate) fn shorter(&self, parent: NodeId, tokens: TokenSlice<'_>) -> Option<NodeId> {
-        let before = self.place(parent, tokens).checked_sub(1)?;
-        let child = self.children(parent)[before];
+        let child = self.children(parent).before(self.place(parent, tokens)).next()?;
         let mine = self.tokens(child);
         (mine.len() < tokens.len() && mine == tokens.slice(0, mine.len())).then_some(child)
     }
-}
-
-/// Where among its siblings a child is; they are walked in strides, without a branch for each.
-pub(super) fn position(children: &[NodeId], child: NodeId) -> Option<usize> {
-    const STRIDE: usize = 64;
-    // No count, whose overflow would be checked, and no branch: many are compared at once.
-    let is_here = |some: &[NodeId]| {
-        some.iter().map(|&other| u8::from(other == child)).fold(0, BitOr::bitor) > 0
-    };
-    let first = children.chunks(STRIDE).position(is_here)? * STRIDE;
-    let here = children[first..].iter().position(|&other| other == child)?;
-    Some(first + here)
 }
 
 #[cfg(test)]
@@ -181,8 +168,8 @@ mod tests {
     fn walked(nodes: &Nodes, top: NodeId, tokens: &[i64]) -> Vec<NodeId> {
         let mut path = vec![top];
         for block in tokens.chunks_exact(BLOCK) {
-            let has = |id: &&NodeId| nodes.tokens(**id).iter().eq(block.iter().copied());
-            let Some(&child) = nodes.children(path[path.len() - 1]).iter().find(has) else { break };
+            let has = |id: &NodeId| nodes.tokens(*id).iter().eq(block.iter().copied());
+            let Some(child) = nodes.children(path[path.len() - 1]).iter().find(has) else { break };
             path.push(child);
         }
         path.split_off(1)
@@ -205,7 +192,7 @@ mod tests {
             }
             let mut path = nodes.full_path(top, Tokens::Wide(ids.clone()).all());
             if round % 3 == 2 {
-                while let Some(leaf) = path.pop().filter(|&id| nodes.children(id).is_empty()) {
+                while let Some(leaf) = path.pop().filter(|&id| !nodes[id].has_children()) {
                     nodes.cut(leaf);
                 }
                 continue;
@@ -244,15 +231,7 @@ mod tests {
             assert_eq!(nodes.full_path(top, nodes.tokens(child)), [child]);
             nodes.cut(child);
         }
-        assert_eq!((nodes.forks.len(), nodes.children(top)), (0, &children[99..]));
-    }
-
-    #[test]
-    fn a_child_is_found_among_its_siblings_wherever_it_is() {
-        let ids: Vec<NodeId> = (0..100).map(NodeId::at).collect();
-        for at in [0, 1, 31, 32, 63, 64, 99] {
-            assert_eq!(position(&ids, ids[at]), Some(at));
-        }
-        assert_eq!((position(&ids[..99], ids[99]), position(&[], ids[0])), (None, None));
+        let left: Vec<NodeId> = nodes.children(top).iter().collect();
+        assert_eq!((nodes.forks.len(), &left[..]), (0, &children[99..]));
     }
 }

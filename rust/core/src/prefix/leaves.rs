@@ -8,11 +8,11 @@ use smallvec::SmallVec;
 use crate::blocks::{Cost, Want};
 use crate::books::Books;
 use crate::prefix::end::EndId;
-use crate::prefix::node::NodeId;
+use crate::prefix::node::{Node, NodeId};
 use crate::prefix::{Change, Index, Root};
 
 /// Token blocks of a long path.
-const PATH_BLOCKS: u64 = 1024;
+const PATH_BLOCKS: usize = 1024;
 
 /// A leaf, and nodes that become leaves when those before them go.
 type Tail = SmallVec<[NodeId; 16]>;
@@ -63,25 +63,34 @@ impl Index {
     fn next_tail(&self, books: &Books<'_>, leaf: NodeId, missing: &mut Cost) -> Tail {
         let one_each: SmallVec<[Want; 2]> = self.unbounded.iter().map(|&id| (id, 1)).collect();
         let one = books.blocks.cost(&one_each).unwrap_or_default();
-        let most = missing.bytes.div_ceil(one.bytes.max(1)).min(PATH_BLOCKS);
-        let mut tail = Tail::with_capacity(usize::try_from(most).unwrap_or_default());
-        let (lane, last_use) = (self.nodes[leaf].lane, self.nodes[leaf].last_use);
-        let mut next = Some(leaf);
-        while let Some(id) = next {
-            let node = &self.nodes[id];
-            let is_alike = (node.lane, node.last_use) == (lane, last_use);
-            let leads_elsewhere = node.is_forked() || node.has_ends();
-            if id != leaf && (leads_elsewhere || !is_alike || !self.is_idle(books, id)) {
-                break;
-            }
-            tail.push(id);
-            next = node.parent;
-            missing.bytes = missing.bytes.saturating_sub(one.bytes);
-            missing.arrays = missing.arrays.saturating_sub(one.arrays);
-            if *missing == Cost::default() {
-                break;
+        let n_bytes = missing.bytes.div_ceil(one.bytes.max(1));
+        let n_missing = n_bytes.max(missing.arrays.div_ceil(one.arrays.max(1)));
+        let n_missing = usize::try_from(n_missing).unwrap_or(usize::MAX);
+        let mut tail = Tail::with_capacity(n_missing.min(PATH_BLOCKS));
+        tail.push(leaf);
+        let Node { lane, last_use, parent: mut next, .. } = self.nodes[leaf];
+        'path: while let Some(nearest) = next {
+            // Counted, where a parent is the place before: no load waits for the one before it.
+            for (id, node) in self.nodes.downwards(nearest) {
+                let is_alike = node.lane == lane && node.last_use == last_use;
+                let leads_elsewhere = node.is_forked() || node.has_ends();
+                if tail.len() >= n_missing
+                    || leads_elsewhere
+                    || !is_alike
+                    || !self.is_idle(books, id)
+                {
+                    break 'path;
+                }
+                tail.push(id);
+                next = node.parent;
+                if next != id.before() {
+                    break;
+                }
             }
         }
+        let n = tail.len() as u64;
+        missing.bytes = missing.bytes.saturating_sub(one.bytes.saturating_mul(n));
+        missing.arrays = missing.arrays.saturating_sub(one.arrays.saturating_mul(n));
         tail
     }
 

@@ -43,6 +43,7 @@ pub(crate) mod order;
 mod pins;
 mod policy;
 mod publish;
+mod siblings;
 mod table;
 mod uses;
 mod wishes;
@@ -374,7 +375,7 @@ impl Index {
         let mut stack = vec![id];
         while let Some(next) = stack.pop() {
             order.push(next);
-            stack.extend(self.nodes.children(next));
+            stack.extend(self.nodes.children(next).iter());
         }
         order
     }

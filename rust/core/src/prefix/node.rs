@@ -23,6 +23,11 @@ impl NodeId {
     pub(crate) fn place(self) -> u32 {
         self.0.get() - 1
     }
+
+    /// The place before.
+    pub(crate) fn before(self) -> Option<Self> {
+        NonZeroU32::new(self.0.get() - 1).map(Self)
+    }
 }
 
 /// What kind of segment published a block: a small number that the caller gives a meaning.
