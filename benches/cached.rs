@@ -69,6 +69,8 @@ pub(crate) struct Cached {
     layers: Layers,
     agents: Agents,
     pub(crate) n_paths: u64,
+    /// The first path that was never cached.
+    pub(crate) next_path: u64,
 }
 
 impl Cached {
@@ -79,7 +81,8 @@ impl Cached {
         let mut pool = memory.pool(&key).expect("open");
         let group = pool.group("global").expect("the group");
         let root = pool.prefixes().open(Key::default(), KeyWidth::default());
-        let mut cached = Self { memory, key, group, root, layers, agents, n_paths };
+        let mut cached =
+            Self { memory, key, group, root, layers, agents, n_paths, next_path: n_paths };
         for path in 0..n_paths {
             let draft = cached.draft(&Arc::new(prompt(path)), path);
             cached.publish(draft, path);

@@ -128,7 +128,7 @@ fn hits(group: &mut BenchmarkGroup<'_, WallTime>, cached: &mut Cached, size: &st
 
 /// Paths that are not cached take the room of others, which have gone before.
 fn publication(group: &mut BenchmarkGroup<'_, WallTime>, cached: &mut Cached, size: &str) {
-    let mut fresh = cached.n_paths;
+    let mut fresh = cached.next_path;
     for (keys_are_there, name) in [(true, "publish, keys before"), (false, "publish, keys within")]
     {
         group.bench_function(BenchmarkId::new(name, size), |b| {
@@ -154,16 +154,23 @@ fn publication(group: &mut BenchmarkGroup<'_, WallTime>, cached: &mut Cached, si
             });
         });
     }
+    cached.next_path = fresh;
 }
 
 /// Agents allocate from a pool without a free block, 8,192 blocks or all that there are, and ask what
 /// has gone for them; then everything is cached again.
-fn eviction(group: &mut BenchmarkGroup<'_, WallTime>, cached: &mut Cached, size: &str, call: u64) {
+fn eviction(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    cached: &mut Cached,
+    size: &str,
+    call: u64,
+    paths: &str,
+) {
     // New paths each time, as many as are evicted in an iteration.
-    let mut fresh = 2 * cached.n_paths + 1_000_000 * call;
+    let mut fresh = cached.next_path;
     let calls = (cached.n_paths * BLOCKS_PER_PATH).min(64 * BLOCKS_PER_PATH) / call;
     group.throughput(Throughput::Elements(calls * call));
-    let name = format!("allocate with eviction, calls of {call}");
+    let name = format!("allocate with eviction, calls of {call}{paths}");
     group.bench_function(BenchmarkId::new(name, size), |b| {
         b.iter_custom(|rounds| {
             let mut spent = Duration::ZERO;
@@ -186,6 +193,7 @@ fn eviction(group: &mut BenchmarkGroup<'_, WallTime>, cached: &mut Cached, size:
             spent
         });
     });
+    cached.next_path = fresh;
 }
 
 fn prefix(criterion: &mut Criterion) {
@@ -198,9 +206,10 @@ fn prefix(criterion: &mut Criterion) {
             let mut cached = Cached::new(blocks, Layers::Global, agents);
             group.throughput(Throughput::Elements(BLOCKS_PER_PATH));
             hits(&mut group, &mut cached, &size);
-            for call in [10, 128] {
-                eviction(&mut group, &mut cached, &size, call);
-            }
+            eviction(&mut group, &mut cached, &size, BLOCKS_PER_PATH, "");
+            // New paths lie where pieces of several old ones have been, from here on.
+            eviction(&mut group, &mut cached, &size, 10, "");
+            eviction(&mut group, &mut cached, &size, BLOCKS_PER_PATH, ", in pieces");
             group.throughput(Throughput::Elements(BLOCKS_PER_PATH));
             publication(&mut group, &mut cached, &size);
         }
@@ -210,7 +219,8 @@ fn prefix(criterion: &mut Criterion) {
     let mut hybrid = Cached::new(100_000, Layers::Hybrid, Agents::OnePerPath);
     group.throughput(Throughput::Elements(BLOCKS_PER_PATH));
     hits(&mut group, &mut hybrid, "100000, hybrid");
-    eviction(&mut group, &mut hybrid, "100000, hybrid", BLOCKS_PER_PATH);
+    eviction(&mut group, &mut hybrid, "100000, hybrid", BLOCKS_PER_PATH, "");
+    group.throughput(Throughput::Elements(BLOCKS_PER_PATH));
     hashing(&mut group);
     group.finish();
 }

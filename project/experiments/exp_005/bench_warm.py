@@ -98,10 +98,13 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--readers", type=int, default=min(8, os.cpu_count() or 1))
+    parser.add_argument("--cpu", action="store_true", help="MLX on the CPU, where there is a GPU")
     parser.add_argument("--name", default="warm", help="of the recorded file")
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--child", choices=KINDS)
     args = parser.parse_args()
+    if args.cpu:
+        mx.set_default_device(mx.cpu)
     if args.child:
         child(args.child, args.folder, args.blocks, args.readers)
         return
@@ -119,6 +122,7 @@ def main() -> None:
     for number in range(args.rounds):
         for what in KINDS[:: 1 if number % 2 else -1]:
             command = [sys.executable, __file__, "--child", what]
+            command += ["--cpu"] if args.cpu else []
             for name in ("folder", "blocks", "readers"):
                 command += [f"--{name}", str(getattr(args, name))]
             done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -225,13 +225,13 @@ mod tests {
         let top = nodes.plant(Root::default(), Key::default());
         let block = |n: i64| -> Tokens { (0..256).map(|at| at * n).collect() };
         let children: Vec<NodeId> =
-            (0..100).map(|n| nodes.grow(top, block(n).all(), Key::default())).collect();
-        assert_eq!(nodes.forks.len(), 100);
-        for &child in &children[..99] {
+            (0..900).map(|n| nodes.grow(top, block(n * 7 % 900).all(), Key::default())).collect();
+        assert_eq!(nodes.forks.len(), 900);
+        for &child in &children[..899] {
             assert_eq!(nodes.full_path(top, nodes.tokens(child)), [child]);
             nodes.cut(child);
         }
         let left: Vec<NodeId> = nodes.children(top).iter().collect();
-        assert_eq!((nodes.forks.len(), &left[..]), (0, &children[99..]));
+        assert_eq!((nodes.forks.len(), &left[..]), (0, &children[899..]));
     }
 }
