@@ -51,6 +51,26 @@ fn a_path_that_was_used_goes_from_its_tail() {
 }
 
 #[test]
+fn a_path_goes_from_its_tail_however_its_places_lie() {
+    let mut desk = Desk::new(&[GLOBAL], 100);
+    let [kept, third, first, second] = [1, 2, 3, 4].map(|way| tokens(way, 256));
+    for path in [&kept, &third, &first, &second] {
+        desk.publish(path, "a", TURN);
+    }
+    desk.publish(&third, "a", TURN);
+    desk.publish(&kept, "a", TURN);
+    // The places of three that go one after the other are taken in the opposite order: what is before
+    // one of the new path in memory is its own beginning, with another one between them.
+    desk.evict(3);
+    assert_eq!([&kept, &third, &first, &second].map(|path| desk.hit(path)), [256, 0, 0, 0]);
+    let path = tokens(5, 1024);
+    desk.publish(&path, "a", TURN);
+    desk.publish(&kept, "a", TURN);
+    desk.evict(3);
+    assert_eq!((desk.hit(&path), desk.hit(&kept)), (256, 256));
+}
+
+#[test]
 fn old_ends_of_a_conversation_go_before_everything_else_but_not_its_system_prompt() {
     let mut desk = Desk::new(&[GLOBAL, WINDOW], 100);
     desk.publish(&tokens(9, 150), "older", TURN);
