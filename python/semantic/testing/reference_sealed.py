@@ -160,6 +160,7 @@ class ReferenceSealedBlocks:
         if self._policy.time_to_live is not None:
             oldest = milliseconds(self._clock) - int(self._policy.time_to_live * 1000)
             self._give_back(self._index.expire(oldest))
+            self._tell()
         plan = self.plan(tokens)
         blocks = [self._known[block_id] for block_id in plan.block_ids]
         self._lease(blocks)
