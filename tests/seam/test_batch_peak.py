@@ -49,7 +49,8 @@ def test_a_batch_never_takes_more_than_its_peak(name: str) -> None:
     ends: dict[int, int] = {}
     nearest = 0.0
     waiting = 7
-    for _ in range(400):
+    # Some models take one token in a call.
+    for _ in range(400 if step > 1 else 7 * 800):
         if waiting and (not ends or dice.random() < 0.2):
             waiting -= 1
             length, new = dice.choice([3, 40, 255, 300, 700]), dice.choice([1, 5, 40])
