@@ -17,8 +17,9 @@ from semantic.domain.block_bytes import TensorBytes
 from semantic.domain.identity import Namespace
 from semantic.domain.native import TokenIds
 from semantic.domain.stored import BlockName, StoredNode
-from semantic.domain.stored_hit import StoredHit
-from tests.stored_blocks import GROUP, blocks_of, sequence
+from semantic.domain.stored_hit import StoredHit, stored_hit
+from tests.stored_blocks import GROUP, ROOT, blocks_of, sequence
+from tests.token_rows import window
 
 N_BLOCKS = 40
 SPEC = ModelCacheSpec((GROUP,))
@@ -90,3 +91,24 @@ def test_what_has_not_begun_when_a_block_is_missing_is_not_read(readers: Executo
     with pytest.raises(StoredBlockGoneError):
         publish(rows_of(store, readers))
     assert 1 <= len(store.begun) < N_BLOCKS
+
+
+def test_a_token_block_is_read_from_one_stored_block(readers: Executor) -> None:
+    # Two agents ended in the same token block, at 400 and at 500 tokens, with the rows that a
+    # window of 120 needs there. What a hit at 450 needs lies in both, and in neither alone.
+    spec = ModelCacheSpec((window(120, 0),))
+    name = spec.groups[0].name
+    tokens = sequence(1, 2)
+
+    def node(end: int) -> StoredNode:
+        keys = TokenIds(tokens[:end]).keys(ROOT)
+        block = BlockName(keys[1], name, end - 119, end)
+        return StoredNode(keys[1], keys[0], TokenIds(tokens[256:end]), (block,))
+
+    prompt = TokenIds([*tokens[:450], *range(50)])
+    hit = stored_hit(spec.groups, [[], [node(400), node(500)]], prompt, len(prompt) - 1)
+    assert hit.n_tokens == 400
+    rows = StoredRows(spec, cast(Any, Store(lambda _: True)), cast(Any, Memory()), hit, readers)
+    sealed = SealedBlocks(spec, BlockPool(spec, total_blocks=8), Namespace("model"))
+    report = sealed.publish(prompt[: hit.n_tokens], rows, "a", "user").report
+    assert report.published_tokens == 400

@@ -127,6 +127,9 @@ def _read(
                 return None
             best = max(here, key=lambda piece: piece.hi)
             stop = min(best.hi, last)
+            if stop < last and stop % BLOCK_TOKENS:
+                # Its token block goes on in another stored one: a block is read from one only.
+                return None
             read.append((best.name, best.node, (position, stop)))
             position = stop
     return read
