@@ -99,8 +99,12 @@ fn damaged(why: &str) -> io::Error {
 fn plain_bytes(sealed: u64) -> io::Result<u64> {
     let whole = (RECORD + TAG) as u64;
     let records = sealed.checked_sub(FRONT as u64).ok_or_else(|| damaged("it is too short"))?;
-    // Even a file of no bytes has a last record.
-    let tags = records.div_ceil(whole).max(1) * TAG as u64;
+    let (tag, last) = (TAG as u64, records % whole);
+    // Even a file of no bytes has a last record, and no other one is without any.
+    if records != tag && (1..=tag).contains(&last) {
+        return Err(damaged("it ends within a record"));
+    }
+    let tags = records.div_ceil(whole).max(1) * tag;
     records.checked_sub(tags).ok_or_else(|| damaged("it is too short"))
 }
 

@@ -128,4 +128,10 @@ fn b28_any_changed_bit_any_other_length_and_any_other_order_is_refused() {
         let parts = order.iter().flat_map(|at| records[*at].iter().copied());
         refused(&front.iter().copied().chain(parts).collect::<Vec<_>>());
     }
+    // So little of a record says nothing of how much there was.
+    for n in 1..=16 {
+        fs::write(&path, [front, records[0], &records[1][..n]].concat()).unwrap();
+        let error = sealed.read("ab-block").unwrap_err();
+        assert!(error.to_string().ends_with("it ends within a record"), "{error}");
+    }
 }
