@@ -183,4 +183,5 @@ def test_programs(spec, budget_blocks):
         max_examples=max(40, settings.default.max_examples // 4),
         stateful_step_count=30,
     )
+    # What must hold is asserted by the machine's rules and invariants.
     case("runTest").runTest()

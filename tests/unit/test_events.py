@@ -26,7 +26,7 @@ class Rows:
         return [plan, data]
 
     def extract(self, batch_caches: Any, row: int) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError("no test here has a batch")
 
 
 def memory_of(on_event: Any, n_blocks: int = 20, spec: str = "global") -> CacheManager:
