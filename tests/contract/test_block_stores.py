@@ -282,7 +282,7 @@ def test_a_sealed_folder_shows_nothing_and_opens_with_its_key_alone(tmp_path: Pa
             secret for secret in secrets if secret in bytes_of or secret in str(path).encode()
         ]
     store.close()
-    for key, why in ((None, "no key"), (bytes(32), "another key")):
+    for key, why in ((None, "needs its key"), (bytes(32), "another key")):
         with pytest.raises(PoolConfigurationError, match=why):
             DiskStore(tmp_path, key=key)
     for wrong in (b"short", "a" * 32):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import os
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +28,7 @@ APP.callback()(lambda: None)
 
 OTHER = Namespace("other").root
 KEY = bytes(range(32))
+ARCHIVE = {"format": "semantic-store-archive", "version": 1}
 ALICE, BOB, SHARED = sequence(1, 3), sequence(2, 2), sequence(3, 2)
 
 
@@ -139,7 +143,11 @@ def test_verify_names_each_bad_file_and_why(folder: Path) -> None:
     for path, (_, why) in damaged.items():
         assert why in bad[path.stem]
     assert len(said("verify", "--store", folder, status=1)["bad"]) == 6, "nothing was changed"
-    assert len(said("verify", "--store", folder, "--repair")["bad"]) == 6
+    assert len(said("verify", "--store", folder, "--repair", status=1)["bad"]) == 6
+    left = said("verify", "--store", folder, status=1)["bad"]
+    assert [(row["file"], row["stays"]) for row in left] == [
+        ("blocks/ab/abc-not-a-block.safetensors", True)
+    ]
     (folder / "blocks" / "ab" / "abc-not-a-block.safetensors").unlink()
     assert said("verify", "--store", folder)["bad"] == []
     assert there(folder) == (1, 0, 0, 3)
@@ -249,6 +257,85 @@ def test_what_is_wrong_with_an_archive_is_said(folder: Path, tmp_path: Path) -> 
         done = run("import", archive, "--store", target)
         assert (done.exit_code, "archive" in done.stderr) == (2, True), done.output
     assert run("import", tmp_path / "nix.tar", "--store", target).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("manifest", "why"),
+    [
+        (None, "manifest.json"),
+        ({"format": "x", "version": 1, "blocks": []}, "no archive of a store"),
+        ({"format": "semantic-store-archive", "version": 2, "blocks": []}, "is of version 2"),
+        ([], "its manifest.json is damaged"),
+        ({**ARCHIVE, "blocks": [{"name": "ab", "agents": "abc"}]}, "its manifest.json is damaged"),
+        ({**ARCHIVE, "blocks": [{"name": "ab", "agents": [1]}]}, "its manifest.json is damaged"),
+        ({**ARCHIVE, "blocks": [{"name": "ab", "agents": ["\ud800"]}]}, "manifest.json is damaged"),
+        ({**ARCHIVE, "blocks": [{"name": 7, "agents": []}]}, "its manifest.json is damaged"),
+        ({**ARCHIVE, "blocks": [{"name": "ab"}]}, "no archive of a store: agents"),
+        ("[" * 100_000, "its manifest.json is damaged"),
+    ],
+)
+def test_what_is_no_manifest_is_said_in_a_line(
+    manifest: Any, why: str, folder: Path, tmp_path: Path
+) -> None:
+    text = manifest if isinstance(manifest, str) else json.dumps(manifest)
+    with tarfile.open(tmp_path / "kv.tar", "w") as tar:
+        info = tarfile.TarInfo("else" if manifest is None else "manifest.json")
+        info.size = len(text)
+        tar.addfile(info, io.BytesIO(text.encode()))
+    done = run("import", tmp_path / "kv.tar", "--store", folder)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert why in done.stderr
+
+
+@pytest.mark.parametrize("packed", [b"a text\n" * 200, gzip.compress(b"x" * 10_000, mtime=0)[:-9]])
+def test_what_is_no_archive_is_said_in_a_line(packed: bytes, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "kv.tar").write_bytes(packed)
+    done = run("import", tmp_path / "kv.tar", "--store", folder)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert "is no archive of a store" in done.stderr
+
+
+def test_an_archive_that_is_not_there_makes_no_store(tmp_path: Path) -> None:
+    assert run("import", tmp_path / "none.tar", "--store", tmp_path / "new").exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_block_of_an_archive_is_named_by_itself(folder: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "kv.tar"
+    run("export", archive, "--store", folder)
+    data = bytearray(archive.read_bytes())
+    with tarfile.open(archive) as tar:
+        member = tar.getmembers()[0]
+    data[member.offset_data + member.size - 1] ^= 1
+    archive.write_bytes(data)
+    (bad,) = said("import", archive, "--store", tmp_path / "new", status=1)["bad"]
+    assert bad == [member.name.removesuffix(".safetensors"), "the checksum of its payload is wrong"]
+
+
+def test_export_replaces_files_alone(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir(mode=0o755)
+    os.mkfifo(tmp_path / "pipe")
+    for target in (place, tmp_path / "pipe"):
+        done = run("export", target, "--store", folder)
+        assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+        assert "it is no file" in done.stderr
+    assert list(place.iterdir()) == []
+    assert place.stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "pipe").is_fifo()
+    (place / "old.tar").write_bytes(b"old")
+    (tmp_path / "link.tar").symlink_to(place / "old.tar")
+    assert run("export", tmp_path / "link.tar", "--store", folder).exit_code == 0
+    assert (tmp_path / "link.tar").is_symlink()
+    assert [file.name for file in place.iterdir()] == ["old.tar"]
+    assert tarfile.is_tarfile(place / "old.tar")
+    assert (place / "old.tar").stat().st_mode & 0o777 == 0o600
+
+
+def test_nothing_is_not_exported(folder: Path, tmp_path: Path) -> None:
+    done = run("export", tmp_path / "kv.tar", "--store", folder, "--agent", "nobody")
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert not (tmp_path / "kv.tar").exists()
 
 
 def test_an_archive_cannot_write_outside_of_the_store(folder: Path, tmp_path: Path) -> None:

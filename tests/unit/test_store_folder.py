@@ -114,7 +114,7 @@ def test_files_say_that_they_are_sealed_when_the_mark_does_not(
         mark.write_bytes(left)
     for file in tmp_path.glob("catalogue*"):
         file.unlink()
-    with pytest.raises(PoolConfigurationError, match="no key"):
+    with pytest.raises(PoolConfigurationError, match="needs its key"):
         opened(tmp_path)
     with pytest.raises(PoolConfigurationError, match="another key"):
         opened(tmp_path, key=KEY[::-1])
@@ -132,7 +132,7 @@ def test_a_damaged_file_does_not_hide_that_the_others_are_sealed(tmp_path: Path)
     sealed(tmp_path).unlink()
     for file in sorted((tmp_path / "blocks").rglob("*.safetensors"))[:2]:
         file.write_bytes(b"\0" * 4096)
-    with pytest.raises(PoolConfigurationError, match="no key"):
+    with pytest.raises(PoolConfigurationError, match="needs its key"):
         opened(tmp_path)
     store = opened(tmp_path, key=KEY)
     assert store.stats()["blocks"] == 3
@@ -184,6 +184,54 @@ def test_one_file_that_cannot_be_read_stops_nothing(tmp_path: Path) -> None:
     assert kept.is_dir(), "it may be read tomorrow"
     kept.rmdir()
     assert verified(tmp_path, "--repair", status=0) == []
+
+
+KEY_DIGITS = "c9" * 32
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{KEY_DIGITS}-a b-0-3".encode(),
+        f"{KEY_DIGITS}-a-b-0-3".encode(),
+        f"{KEY_DIGITS}-global-0-3 (1)".encode(),
+        f"{KEY_DIGITS}-global-00-3".encode(),
+        f"{KEY_DIGITS}-global-0-{9 * 10**30}".encode(),
+        f"{KEY_DIGITS[:-2].upper()}c9-global-0-3".encode(),
+        f"{KEY_DIGITS[:-2]}-global-0-3".encode(),
+        f"{'ab' * 32}-global-0-3".encode(),
+        KEY_DIGITS.encode() + b"-\xff-0-3",
+        b"c9\xff\n\x1b[31m",
+        b"c" * 240,
+    ],
+)
+def test_a_file_with_no_blocks_name_is_named_and_stays(name: bytes, tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    turn(store, sequence(1, 2), "a")
+    store.close()
+    fan = tmp_path / "blocks" / "c9"
+    fan.mkdir(exist_ok=True)
+    stranger = os.path.join(os.fsencode(fan), name + b".safetensors")
+    with open(stranger, "wb") as file:
+        file.write(b"rubbish")
+    for catalogue in (False, True):
+        if catalogue:
+            for part in tmp_path.glob("catalogue*"):
+                part.unlink()
+        store = opened(tmp_path)
+        assert whole(store, 1, 2) == 2
+        (unread,) = store.unread
+        assert unread.startswith("blocks/c9/")
+        assert unread.isprintable()
+        assert store.unread[unread] == "it is no block"
+        store.close()
+    for option in ([], ["--repair"], []):
+        (row,) = verified(tmp_path, *option, status=1)
+        assert (row["file"], row["why"], row["stays"]) == (unread, "it is no block", True)
+    done = CliRunner().invoke(APP, ["store", "verify", "--repair", "--store", str(tmp_path)])
+    assert "1 bad: 0 mended or put aside, 1 left as they are" in done.stdout
+    os.unlink(stranger)
+    assert verified(tmp_path, status=0) == []
 
 
 def test_a_folder_that_cannot_be_listed_loses_nothing(

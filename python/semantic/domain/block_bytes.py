@@ -91,7 +91,7 @@ def tensors_of_block(group: LayerGroup, lo: int, hi: int) -> tuple[TensorBytes, 
 
 
 def tensor_of_file(name: str, file_dtype: str, shape: Sequence[int]) -> TensorBytes | None:
-    """A tensor as a file has it, valid rows only; None for an element type that is unknown."""
+    """A tensor as a file has it, valid rows only; None for an element type that MLX lacks."""
     dtype = next((ours for ours, theirs in _FILE_DTYPES.items() if theirs == file_dtype), None)
     if dtype is None:
         return None

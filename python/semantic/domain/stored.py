@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,11 @@ from semantic.domain.block_bytes import TensorBytes
 from semantic.domain.native import TokenIds
 
 __all__ = ["BlockName", "NewBlock", "StoredNode"]
+
+_NAME = re.compile(
+    r"([0-9a-f]{64})-([A-Za-z0-9_.]+)-(0|[1-9][0-9]{0,18})-([1-9][0-9]{0,18})", re.ASCII
+)
+"""One way to spell a name, so that no two files have the same block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +40,11 @@ class BlockName:
     @classmethod
     def parse(cls, text: str) -> BlockName | None:
         """The name that a file has; None for another file."""
-        key, _, rest = text.partition("-")
-        group, _, span = rest.partition("-")
-        lo, _, hi = span.partition("-")
-        try:
-            return cls(bytes.fromhex(key), group, int(lo), int(hi))
-        except ValueError:
+        found = _NAME.fullmatch(text)
+        if found is None:
             return None
+        key, group, lo, hi = found.groups()
+        return cls(bytes.fromhex(key), group, int(lo), int(hi))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checksum::{Checksum, DIGITS};
 use crate::error::{Damage, Error};
+use crate::tensor::Tensor;
 
 /// What the files call themselves.
 pub const FORMAT: &str = "semantic-block";
@@ -34,19 +35,6 @@ const METADATA: &str = "__metadata__";
 const HEADER_SUM: &str = "header_checksum";
 const PAYLOAD_SUM: &str = "payload_checksum";
 const NO_SUM: &str = "00000000000000000000000000000000";
-
-/// A tensor of a block.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Tensor {
-    /// Its name.
-    pub name: String,
-    /// Its element type, in the words of safetensors: `BF16`, `F32`, `U32` …
-    pub dtype: String,
-    /// Its shape in the file, valid rows only.
-    pub shape: Vec<u64>,
-    /// Its bytes in the file.
-    pub bytes: u64,
-}
 
 /// What a block file says of its block.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,7 +59,8 @@ impl Header {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] for a name that is taken or more than fits into a header.
+    /// [`Error::Invalid`] for a name that is taken, a tensor that contradicts itself, or more than
+    /// fits into a header.
     pub(crate) fn encode(&self) -> Result<Vec<u8>, Error> {
         let mut metadata = self.metadata.clone();
         let own = [
@@ -89,6 +78,9 @@ impl Header {
         members.insert(METADATA.to_owned(), json(&metadata)?);
         let mut start = 0;
         for tensor in &self.tensors {
+            if let Some(contradiction) = tensor.contradiction() {
+                return Err(Error::Invalid(contradiction));
+            }
             let end = start + tensor.bytes;
             let entry = Entry {
                 dtype: tensor.dtype.clone(),
@@ -162,7 +154,11 @@ impl Header {
                 return Err(Damage::Header(format!("{name} does not follow the tensor before it")));
             }
             position = end;
-            tensors.push(Tensor { name, dtype, shape, bytes: end - start });
+            let tensor = Tensor { name, dtype, shape, bytes: end - start };
+            if let Some(contradiction) = tensor.contradiction() {
+                return Err(Damage::Header(contradiction));
+            }
+            tensors.push(tensor);
         }
         Ok(Self { metadata, tensors, payload_checksum })
     }
@@ -277,6 +273,26 @@ mod tests {
         let mut own = header();
         own.metadata.insert("version".into(), "9".into());
         assert!(own.encode().is_err());
+    }
+
+    #[test]
+    fn a_tensor_that_contradicts_itself_is_neither_written_nor_read() {
+        let mut wrong = header();
+        wrong.tensors[0].bytes = 13;
+        assert!(matches!(wrong.encode(), Err(Error::Invalid(said)) if said.contains("13 bytes")));
+        let bytes = header().encode().unwrap();
+        let text = String::from_utf8_lossy(&bytes[LENGTH_BYTES..]);
+        let changed = text.replace("[2,3]", "[2,4]").replace(&sum_of(&text), NO_SUM);
+        let mut changed = [&bytes[..LENGTH_BYTES], changed.as_bytes()].concat();
+        let (place, sum) = (place_of_sum(&changed).unwrap(), Checksum::of(&changed).to_string());
+        changed[place..place + DIGITS].copy_from_slice(sum.as_bytes());
+        let damage = Header::decode(&changed).unwrap_err();
+        assert!(matches!(damage, Damage::Header(said) if said.contains("BF16 of [2, 4]")));
+    }
+
+    fn sum_of(text: &str) -> String {
+        let place = text.find(HEADER_SUM).unwrap() + HEADER_SUM.len() + 3;
+        text[place..place + DIGITS].to_owned()
     }
 
     #[test]

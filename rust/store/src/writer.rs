@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use crate::checksum::Summing;
 use crate::error::Error;
 use crate::files::Files;
-use crate::header::{Header, Tensor};
+use crate::header::Header;
 use crate::rows::Rows;
+use crate::tensor::Tensor;
 
 /// The bytes of a tensor in memory, of which some rows are valid.
 #[derive(Clone, Copy, Debug)]

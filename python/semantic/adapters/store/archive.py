@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import tarfile
 import tempfile
@@ -60,14 +61,17 @@ def export_blocks(
     Args:
         store: Where they are.
         rows: The blocks, heads before tails.
-        target: The file; what is there is replaced.
+        target: The file; one that is there is replaced.
         progress: Shows how far it has come.
 
     Raises:
-        CachePersistenceError: The system refuses.
+        CachePersistenceError: The system refuses, or something else than a file is there.
     """
     bad, names = [], []
     n_bytes = 0
+    target = Path(os.path.realpath(target))
+    if target.exists() and not target.is_file():
+        raise CachePersistenceError(f"{target}: it is no file")
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as room:
             plain = BlockFolder(Path(room) / "plain", "export")
@@ -87,8 +91,7 @@ def export_blocks(
                     names.append({"name": name, "agents": row.agents})
                     n_bytes += size
                 _add_manifest(tar, names)
-            shutil.move(Path(room) / "archive", target)
-            target.chmod(0o600)
+            _publish(Path(room) / "archive", target)
     except OSError as error:
         raise CachePersistenceError(f"{target}: {error.strerror}", errno=error.errno) from error
     return Exchanged(len(names), n_bytes, 0, tuple(bad))
@@ -111,7 +114,7 @@ def import_blocks(store: DiskStore, source: Path, progress: Progress = iter) -> 
     """
     done = _Import(store)
     try:
-        with tarfile.open(source) as tar, store.workroom() as room:
+        with tarfile.open(source, "r:") as tar, store.workroom() as room:
             folder = BlockFolder(room, "import")
             for entry in progress(_manifest(tar, source)):
                 done.take(entry, tar, folder, room)
@@ -162,6 +165,19 @@ class _Import:
         return Exchanged(self._blocks, self._bytes, self._known, tuple(self._bad))
 
 
+def _publish(archive: Path, target: Path) -> None:
+    """Give an archive its name, for its owner alone, so that it survives a power cut."""
+    archive.chmod(0o600)
+    with archive.open("rb") as file:
+        os.fsync(file.fileno())
+    archive.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def _add_manifest(tar: tarfile.TarFile, names: Sequence[dict[str, Any]]) -> None:
     text = json.dumps({"format": _FORMAT, "version": _VERSION, "blocks": names}).encode()
     info = tarfile.TarInfo(_MANIFEST)
@@ -173,28 +189,49 @@ def _manifest(tar: tarfile.TarFile, source: Path) -> list[dict[str, Any]]:
     try:
         file = tar.extractfile(_MANIFEST)
         said = json.load(file) if file is not None else {}
-        blocks = [
-            {"name": str(entry["name"]), "agents": [str(agent) for agent in entry["agents"]]}
-            for entry in said["blocks"]
+        if said["format"] != _FORMAT:
+            raise CacheCorruptionError(f"{source} is no archive of a store")
+        if said["version"] != _VERSION:
+            raise CacheCorruptionError(
+                f"{source} is of version {said['version']!r}, which this release does not read"
+            )
+        return [
+            {"name": _text(entry["name"]), "agents": _agents(entry)} for entry in said["blocks"]
         ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise CacheCorruptionError(f"{source} is no archive of a store") from error
-    if (said.get("format"), said.get("version")) != (_FORMAT, _VERSION):
-        raise CacheCorruptionError(f"{source} is of another version than {_VERSION}")
-    return blocks
+    except KeyError as error:
+        raise CacheCorruptionError(f"{source} is no archive of a store: {error.args[0]}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CacheCorruptionError(
+            f"{source} is no archive of a store: its {_MANIFEST} is damaged"
+        ) from error
+
+
+def _agents(entry: dict[str, Any]) -> list[str]:
+    agents = entry["agents"]
+    if not isinstance(agents, list):
+        raise TypeError("agents are a list")
+    return [_text(agent) for agent in agents]
+
+
+def _text(value: object) -> str:
+    """A name, which has to be text that can be stored."""
+    if not isinstance(value, str):
+        raise TypeError("a name is text")
+    value.encode()
+    return value
 
 
 def _member(tar: tarfile.TarFile, name: str) -> tarfile.TarInfo:
     """Where a block is in the archive."""
     parsed = BlockName.parse(name)
-    if parsed is None or str(parsed) != name:
-        raise CacheCorruptionError(f"{name!r} names no block")
+    if parsed is None:
+        raise CacheCorruptionError("it names no block")
     try:
         member = tar.getmember(name + _ENDING)
     except KeyError:
-        raise CacheCorruptionError(f"{name}: it is not in the archive") from None
+        raise CacheCorruptionError("it is not in the archive") from None
     if not member.isreg():
-        raise CacheCorruptionError(f"{name}: it is no file in the archive")
+        raise CacheCorruptionError("it is no file in the archive")
     return member
 
 
@@ -210,10 +247,13 @@ def _carried(
         with path.open("wb") as file:
             shutil.copyfileobj(content, file)
         block = _loaded(folder, name)
+    except CacheCorruptionError as error:
+        # Where it lay is gone when this is read.
+        raise CacheCorruptionError(str(error).removeprefix(f"{path}: ")) from error
     finally:
         path.unlink(missing_ok=True)
     if block is None or str(block.name) != name:
-        raise CacheCorruptionError(f"{name} holds another block than its name says")
+        raise CacheCorruptionError("it holds another block than its name says")
     return block
 
 
@@ -224,7 +264,7 @@ def _loaded(folder: BlockFolder, file: str) -> NewBlock | None:
         return None
     block = described(opened)
     if block is None:
-        raise CacheCorruptionError(f"{file} contradicts itself")
+        raise CacheCorruptionError("it contradicts itself")
     tensors = memory_of(opened)
     opened.read_into([(memory, tensor.rows) for tensor, memory in tensors])
     return NewBlock(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 from semantic.domain.block_bytes import TensorBytes, tensor_of_file
 from semantic.domain.errors import BlockValidationError, CacheCorruptionError
-from semantic.domain.layer_group import BLOCK_TOKENS
+from semantic.domain.layer_group import BLOCK_TOKENS, LayerType
 from semantic.domain.native import BlockFile, TokenIds
 from semantic.domain.stored import BlockName, NewBlock
 
@@ -21,6 +22,9 @@ _LAST = (1 << 63) - 1
 """The last position that a catalogue can name."""
 _TOKEN_DIGITS = 21
 """Of a signed 64-bit number, with its comma."""
+_AXES = 4
+"""Of a tensor that grows with the tokens: layers, heads, rows, width."""
+_WORDS = {True: "true", False: "false"}
 
 WrittenTensor = tuple[str, str, Sequence[int], memoryview, tuple[int, int, int, int, int]]
 WrittenBlock = tuple[str, dict[str, str], list[WrittenTensor]]
@@ -28,24 +32,37 @@ WrittenBlock = tuple[str, dict[str, str], list[WrittenTensor]]
 
 
 def written(file: str, block: NewBlock) -> WrittenBlock:
-    """A block as the native store takes it, for a file of that name."""
+    """A block as the native store takes it, for a file of that name.
+
+    Raises:
+        BlockValidationError: A name of a layer group that no file can have.
+    """
+    if BlockName.parse(str(block.name)) is None:
+        raise BlockValidationError(
+            f"a block of the layer group {block.name.group!r} cannot be stored: the name of a"
+            " group is made of letters, digits, points and underscores"
+        )
+    tensors: list[WrittenTensor] = [
+        (tensor.name, tensor.file_dtype, tensor.file_shape, memory, tensor.rows)
+        for tensor, memory in block.tensors
+    ]
+    return file, _metadata(block), tensors
+
+
+def _metadata(block: NewBlock) -> dict[str, str]:
+    """What a file says of its block."""
     name = block.name
-    metadata = {
+    return {
         "namespace": block.namespace.hex(),
         "key": name.key.hex(),
         "parent": block.parent.hex(),
         "tokens": _spelled(block.tokens),
         "layer_group": name.group,
         "layer_type": block.layer_type,
-        "is_bounded": "true" if block.is_bounded else "false",
+        "is_bounded": _WORDS[block.is_bounded],
         "lo": str(name.lo),
         "hi": str(name.hi),
     }
-    tensors: list[WrittenTensor] = [
-        (tensor.name, tensor.file_dtype, tensor.file_shape, memory, tensor.rows)
-        for tensor, memory in block.tensors
-    ]
-    return file, metadata, tensors
 
 
 def most_bytes(block: NewBlock) -> int:
@@ -80,30 +97,48 @@ def described(file: BlockFile) -> NewBlock | None:
         name = BlockName(
             bytes.fromhex(said["key"]), said["layer_group"], int(said["lo"]), int(said["hi"])
         )
-        keys = tokens.keys(parent)
+        block = NewBlock(
+            name,
+            parent,
+            namespace,
+            tokens,
+            said["layer_type"],
+            said["is_bounded"] == _WORDS[True],
+            (),
+        )
+        is_right = tokens.keys(parent) == [name.key] and _metadata(block).items() <= said.items()
     except (KeyError, ValueError, BlockValidationError):
         return None
-    spelled = (name.key.hex(), _spelled(tokens), str(name.lo), str(name.hi))
-    is_spelled_so = spelled == tuple(said[field] for field in ("key", "tokens", "lo", "hi"))
-    # Its rows lie within its token block, wherever in a sequence that is.
-    end = name.lo // BLOCK_TOKENS * BLOCK_TOKENS + len(tokens)
-    if keys != [name.key] or not is_spelled_so or not 0 <= name.lo < name.hi <= end <= _LAST:
-        return None
-    is_bounded = said.get("is_bounded") == "true"
-    return NewBlock(name, parent, namespace, tokens, said.get("layer_type", ""), is_bounded, ())
+    return block if is_right and _is_placed(block, file) else None
+
+
+def _is_placed(block: NewBlock, file: BlockFile) -> bool:
+    """Whether its positions lie within its token block, and its tensors have the axes for them."""
+    name = block.name
+    start = name.lo // BLOCK_TOKENS * BLOCK_TOKENS
+    is_first = block.parent == block.namespace
+    is_root = len(block.namespace) == len(block.parent)
+    is_within = 0 <= name.lo < name.hi <= start + len(block.tokens) <= _LAST
+    if not (is_within and is_root and is_first == (start == 0)):
+        return False
+    if block.layer_type not in get_args(LayerType):
+        return False
+    if block.layer_type == "state":
+        return name.lo == name.hi - 1
+    return all(len(shape) == _AXES for _, _, shape in file.tensors)
 
 
 def memory_of(file: BlockFile) -> list[tuple[TensorBytes, memoryview]]:
     """Fresh memory for the tensors of a file, as they are there.
 
     Raises:
-        CacheCorruptionError: Tensors that the file cannot hold.
+        CacheCorruptionError: Elements of a type that MLX lacks.
     """
     tensors = []
     for name, dtype, shape in file.tensors:
         tensor = tensor_of_file(name, dtype, shape)
-        if tensor is None or tensor.file_bytes > file.n_bytes:
-            raise CacheCorruptionError(f"a tensor {name!r} of {dtype} and {shape} is not readable")
+        if tensor is None:
+            raise CacheCorruptionError(f"its tensor {name!r} has elements of type {dtype}")
         tensors.append((tensor, memoryview(bytearray(tensor.file_bytes))))
     return tensors
 

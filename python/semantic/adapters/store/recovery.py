@@ -11,11 +11,11 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from semantic.adapters.store.block_file import described
+from semantic.adapters.store.block_files import ENDING, FANS, BlockFiles, block_files
 from semantic.adapters.store.catalogue import Adopted, Catalogue
 from semantic.adapters.store.database import CatalogueDamagedError
 from semantic.adapters.store.soundness import Soundness
@@ -24,47 +24,12 @@ from semantic.domain.errors import CacheCorruptionError, CachePersistenceError
 from semantic.domain.native import BlockFolder
 from semantic.domain.stored import BlockName
 
-__all__ = ["Listed", "Recovery", "listed"]
+__all__ = ["Recovery"]
 
 _log = logging.getLogger("semantic")
 
-_ENDING = ".safetensors"
-_FANS = [f"{number:02x}" for number in range(256)]
 _MANY = 50
 """Files that are looked at in one transaction: nobody else writes meanwhile."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """What lies in the folder of blocks.
-
-    Args:
-        files: The names of the files, without the ending.
-        unread: Folders whose names cannot be read, each with the reason.
-    """
-
-    files: set[str] = field(default_factory=set)
-    unread: dict[str, str] = field(default_factory=dict)
-
-
-def listed(path: Path, fans: Sequence[str] = _FANS) -> Listed:
-    """What lies in a store's folder of blocks; what cannot be read is left out and said.
-
-    Args:
-        path: The store's folder.
-        fans: The folders in it that are looked at, by the first two digits of names.
-    """
-    found = Listed()
-    for fan in fans:
-        try:
-            names = os.listdir(path / "blocks" / fan)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            found.unread[fan] = error.strerror or str(error)
-            continue
-        found.files.update([name[: -len(_ENDING)] for name in names if name.endswith(_ENDING)])
-    return found
 
 
 class Recovery:
@@ -147,11 +112,11 @@ class Recovery:
 
     def _make_again(self, running: Sequence[str], aside_bytes: Callable[[int], int]) -> None:
         with self._catalogue.database.made_again(self._aside):
-            there = listed(self._path)
+            there = block_files(self._path)
             aside_bytes(sum(self._size(file) for file in there.files))
             self._clean(running)
             self._note(there)
-            self._enter(self._named(there.files))
+            self._enter(there.files)
         _log.warning("%s: the catalogue was made again from the blocks", self._path)
 
     def _aside(self, file: Path) -> Path:
@@ -183,23 +148,25 @@ class Recovery:
         wrong = self.soundness.wrong_files() if is_thorough else set()
         differing: set[str] = set()
         # Folder by folder: sets of a million names would take twice as long, and much memory.
-        for fan, end in zip(_FANS, (*_FANS[1:], None), strict=True):
-            known = self._catalogue.files(fan if fan != _FANS[0] else None, end)
-            there = listed(self._path, [fan])
+        for fan, end in zip(FANS, (*FANS[1:], None), strict=True):
+            known = self._catalogue.files(fan if fan != FANS[0] else None, end)
+            there = block_files(self._path, [fan])
             self._note(there)
             if not there.unread:
                 differing.update(known - there.files, known & wrong)
-                differing.update(self._named(there.files - known))
+                differing.update(there.files - known)
         self._enter(differing)
         if is_thorough and not self.soundness.is_sum_right():
             # One that has gone since may be written again before its row is counted.
-            sizes = {file: self._size(file) for file in listed(self._path).files}
+            sizes = {file: self._size(file) for file in block_files(self._path).files}
             self.soundness.count_again({file: size for file, size in sizes.items() if size})
 
-    def _note(self, there: Listed) -> None:
+    def _note(self, there: BlockFiles) -> None:
         for fan, why in there.unread.items():
             self.unread[f"blocks/{fan}"] = why
             _log.warning("%s: blocks/%s cannot be read: %s", self._path, fan, why)
+        for name, n_bytes in there.strangers.items():
+            self._leave_alone(name, n_bytes, "it is no block")
 
     def _clean(self, running: Sequence[str]) -> None:
         """Remove the temporary files and folders of processes that do not run any more."""
@@ -219,16 +186,6 @@ class Recovery:
         """Let the catalogue say of a file what its header says."""
         self._enter([file])
 
-    def _named(self, files: Iterable[str]) -> list[str]:
-        """Those of these files that have names of blocks; the others are left alone."""
-        named = []
-        for file in files:
-            if _is_named(file):
-                named.append(file)
-            else:
-                self._leave_alone(file, "it is no block")
-        return named
-
     def _enter(self, files: Iterable[str], *, state: Literal["coming", "here"] = "here") -> None:
         """Let the rows of files in this state, or without any, say what is there; oldest first."""
         for some in _parts(sorted(files, key=self._written_at)):
@@ -238,7 +195,7 @@ class Recovery:
 
     def _adopted(self, file: str) -> Adopted | None:
         """A file's block; None where there is none, or none any more."""
-        if not _is_named(file):
+        if BlockName.parse(file) is None:
             return None
         try:
             opened = self._folder.open(file)
@@ -248,19 +205,19 @@ class Recovery:
         except CacheCorruptionError as error:
             _log.warning("set aside: %s", error)
         except CachePersistenceError as error:
-            self._leave_alone(file, str(error))
+            self._leave_alone(file, self._size(file), str(error))
             return None
         self._folder.set_aside(file)
         return None
 
-    def _leave_alone(self, file: str, why: str) -> None:
+    def _leave_alone(self, file: str, n_bytes: int, why: str) -> None:
         _log.warning("%s: %s is left alone: %s", self._path, file, why)
         if file not in self.unread:
-            self.unread_bytes += self._size(file)
+            self.unread_bytes += n_bytes
         self.unread[file] = why
 
     def _file(self, file: str) -> Path:
-        return self._path / "blocks" / file[:2] / f"{file}{_ENDING}"
+        return self._path / "blocks" / file[:2] / f"{file}{ENDING}"
 
     def _written_at(self, file: str) -> int:
         with contextlib.suppress(OSError):
@@ -271,11 +228,6 @@ class Recovery:
         with contextlib.suppress(OSError):
             return self._file(file).lstat().st_size
         return 0
-
-
-def _is_named(file: str) -> bool:
-    name = BlockName.parse(file)
-    return name is not None and str(name) == file
 
 
 def _parts(files: Sequence[str]) -> Iterator[Sequence[str]]:

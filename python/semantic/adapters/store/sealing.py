@@ -13,6 +13,7 @@ from pathlib import Path
 from semantic.adapters.store.veil import Veil
 from semantic.domain.errors import PoolConfigurationError, SemanticError
 from semantic.domain.native import BlockFolder
+from semantic.domain.stored import BlockName
 
 __all__ = ["KEY_VARIABLE", "SALT_VARIABLE", "check_key", "read_key", "read_salt"]
 
@@ -63,7 +64,9 @@ def check_key(path: Path, veil: Veil, *, is_marked: bool = True) -> None:
     if some and not is_sealed and not found:
         raise PoolConfigurationError(f"{path} has blocks that are not sealed: use no key")
     if not veil.fingerprint:
-        raise PoolConfigurationError(f"{path} is sealed, and this is no key: use its own")
+        raise PoolConfigurationError(
+            f"{path} is sealed: it needs its key, from a file or from {KEY_VARIABLE}"
+        )
     if (found or is_sealed) and not _opens(path, some, veil):
         raise PoolConfigurationError(f"{path} is sealed, and this is another key: use its own")
     if is_marked:
@@ -83,6 +86,8 @@ def _opens(path: Path, files: Iterable[Path], veil: Veil) -> bool:
     """Whether the key opens one of these files."""
     folder = BlockFolder(path, "key", veil.secret)
     for file in files:
+        if BlockName.parse(file.stem) is None:
+            continue
         try:
             if folder.open(file.stem) is not None:
                 return True

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from semantic.adapters.store.block_file import described
+from semantic.adapters.store.block_files import block_files
 from semantic.adapters.store.database import CatalogueDamagedError
 from semantic.adapters.store.disk import DiskStore
 from semantic.adapters.store.listing import Listing
-from semantic.adapters.store.recovery import listed
 from semantic.adapters.store.soundness import Soundness
 from semantic.domain.errors import (
     BlockValidationError,
@@ -28,7 +28,8 @@ class BadFile:
     Args:
         file: The name of its block, without the ending; or that of the catalogue.
         why: What is wrong with it.
-        stays: Whether it is left as it is: what cannot be read today may be read tomorrow.
+        stays: Whether it is left as it is: what cannot be read today may be read tomorrow, and
+            what is no block may be somebody's.
     """
 
     file: str
@@ -67,7 +68,7 @@ _PIECE_BYTES = 64 << 20
 def verify(store: DiskStore, *, repair: bool = False, progress: Progress = iter) -> list[BadFile]:
     """Read every file, and compare it with its name, its checksums and the catalogue.
 
-    Whatever cannot be read is named, and the next one is looked at.
+    Whatever cannot be read or is no block is named, and the next one is looked at.
 
     Args:
         store: The store.
@@ -83,8 +84,9 @@ def verify(store: DiskStore, *, repair: bool = False, progress: Progress = iter)
         store.recover()
     is_sound = not store.catalogue.database.is_damaged
     known = store.catalogue.files() if is_sound else set()
-    there = listed(store.path)
+    there = block_files(store.path)
     bad += [BadFile(f"blocks/{fan}", why, stays=True) for fan, why in there.unread.items()]
+    bad += [BadFile(name, "it is no block", stays=True) for name in there.strangers]
     files = sorted({*(file for file in known if file[:2] not in there.unread), *there.files})
     for file in progress(files):
         try:

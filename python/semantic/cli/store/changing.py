@@ -131,13 +131,21 @@ def export_store(
     """Write blocks into one file, for another machine. It is not sealed, whatever the store is."""
     with opened("export", store, key_file) as found:
         rows = Listing(found.catalogue, found.veil).blocks(agent_id=agent, namespace=namespace)
+        if not rows:
+            typer.echo("semantic store export: there is nothing of that", err=True)
+            raise typer.Exit(1)
         rows.sort(key=lambda row: row.lo)
         carried = export_blocks(found, rows, file, progress("exporting"))
     _report(carried, "exported", as_json=as_json)
 
 
 def import_store(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What store export has written.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", exists=True, dir_okay=False, help="What store export has written."
+        ),
+    ],
     store: StoreFolder,
     max_bytes: _Max = None,
     key_file: KeyFile = None,

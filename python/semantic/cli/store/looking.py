@@ -191,7 +191,8 @@ def verify_store(
 ) -> None:
     """Read every block and compare it with its checksums. Exit status 1: something is bad.
 
-    What cannot be read is named and stays, for that may pass; it is bad after --repair, too.
+    What cannot be read or is no block is named and stays, for that may pass, or be somebody's; it
+    is bad after --repair, too.
     """
     with opened("verify", store, key_file) as found:
         bad = verify(found, repair=repair, progress=progress("verifying"))
@@ -204,8 +205,8 @@ def verify_store(
         for file in bad:
             typer.echo(f"{file.file}: {file.why}")
         state = f"{len(bad)} bad" if bad else "all whole"
-        done = ", mended or put aside" if bad and repair else ""
         left = sum(file.stays for file in bad)
-        done += f" but for {left} that cannot be read" if left and repair else ""
-        typer.echo(f"{blocks} blocks, {format_size(n_bytes)}: {state}{done}")
+        if bad and repair:
+            state += f": {len(bad) - left} mended or put aside, {left} left as they are"
+        typer.echo(f"{blocks} blocks, {format_size(n_bytes)}: {state}")
     raise typer.Exit(1 if any(file.stays or not repair for file in bad) else 0)
