@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from semantic import (
     MemoryStore,
     Namespace,
     PoolConfigurationError,
+    TokenTensor,
 )
 from semantic.adapters.store.catalogued import CataloguedStore
 from semantic.domain.block_bytes import tensors_of_block
@@ -104,6 +107,26 @@ def test_what_is_put_is_found_with_its_tokens(stores: Stores) -> None:
     assert [node.parent for nodes in path for node in nodes] == [ROOT, *keys[:2]]
     assert whole(store, tokens, Namespace("other").root) == 0
     assert store.stats()["blocks"] == 3
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        TokenTensor("keys", 2, 16, "float32"),
+        TokenTensor("keys", 4, 4, "float32"),
+        TokenTensor("keys", 2, 8, "uint32"),
+        TokenTensor("values", 2, 8, "float32"),
+    ],
+)
+def test_what_has_other_tensors_is_a_miss_and_stays(stores: Stores, tensor: TokenTensor) -> None:
+    store = stores()
+    turn(store, sequence(1, 1), "a")
+    (block,) = blocks_of(sequence(1, 1))
+    (wanted,) = tensors_of_block(replace(GROUP, tensors=(tensor,)), 0, 256)
+    memory = memoryview(bytearray(prod(wanted.memory_shape) * 4))
+    assert not store.read(block.name, block.tokens, [(wanted, memory)])
+    assert bytes(memory) == bytes(len(memory))
+    assert whole(store, sequence(1, 1)) == 1
 
 
 def test_the_least_recently_used_goes_first_and_tails_before_heads(stores: Stores) -> None:

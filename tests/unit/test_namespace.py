@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from semantic import BlockValidationError
+from semantic import BlockValidationError, Namespace
 from semantic.adapters.mlx.namespace import namespace
 from semantic.mlx import probe
 from semantic.testing.tiny_models import tiny_model
@@ -37,6 +37,21 @@ def test_namespaces_differ_by_adapter_salt_and_dtype(folder):
         namespace(half, folder),
     ]
     assert len({plain.root, *(other.root for other in others)}) == 4
+
+
+def test_namespaces_differ_by_what_the_layers_see(folder):
+    model = tiny_model(config_of("gemma3_text", sliding_window=300))
+    spec = probe(model)
+    other = probe(tiny_model(config_of("gemma3_text", sliding_window=400)))
+    roots = [namespace(model, folder, spec=one).root for one in (spec, other, spec)]
+    assert roots[0] == roots[2] == namespace(model, folder).root
+    assert roots[0] != roots[1]
+
+
+def test_a_namespace_of_which_nobody_says_the_geometry_keeps_its_root():
+    assert Namespace("model").root.hex() == (
+        "0172174bccddcbbce8685f1fb937aef772a694723cfe73758a51add68959aac7"
+    )
 
 
 def test_a_folder_without_weights_or_config_is_refused(folder):

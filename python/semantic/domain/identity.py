@@ -19,6 +19,16 @@ KEY_BYTES = 32
 LAYOUT_VERSION = 1
 """Raised whenever a block's bytes mean something else than before."""
 
+_FIELDS = (
+    "fingerprint",
+    "adapter",
+    "kv_dtype",
+    "kv_bits",
+    "salt",
+    "layout_version",
+    "geometry",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
@@ -31,6 +41,8 @@ class Namespace:
         kv_bits: Bits of a quantised cache; 0 when it is not quantised.
         salt: The tenant's secret; empty for none.
         layout_version: Version of the block layout.
+        geometry: What else the rows depend on: windows, chunks, groups and quantisation of the
+            layers, which a server may choose anew for the same weights. Empty where nobody says.
     """
 
     fingerprint: str
@@ -39,6 +51,7 @@ class Namespace:
     kv_bits: int = 0
     salt: str = ""
     layout_version: int = LAYOUT_VERSION
+    geometry: str = ""
 
     def __post_init__(self) -> None:
         if not self.fingerprint:
@@ -53,7 +66,7 @@ class Namespace:
     def root(self) -> bytes:
         """The parent key of every first block."""
         digest = blake2b(digest_size=KEY_BYTES, person=b"semantic-root")
-        for name in ("fingerprint", "adapter", "kv_dtype", "kv_bits", "salt", "layout_version"):
+        for name in _FIELDS if self.geometry else _FIELDS[:-1]:
             value = str(getattr(self, name)).encode()
             digest.update(f"{name}:{len(value)}:".encode() + value)
         return digest.digest()

@@ -149,7 +149,9 @@ class BlockStore(Protocol):
     def read(
         self, name: BlockName, tokens: TokenIds, memory: Sequence[tuple[TensorBytes, memoryview]]
     ) -> bool:
-        """Read a block into fresh memory; False when it is not there, or damaged and set aside.
+        """Read a block into fresh memory; False when it cannot be read.
+
+        It is not there, is damaged and was set aside, or was written with other tensors.
 
         Args:
             name: The block.

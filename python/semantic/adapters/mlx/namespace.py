@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import replace
 from typing import Any
 
 from semantic.adapters.fingerprint.model_files import ADAPTER_CONFIG, MODEL_CONFIG, fingerprint
 from semantic.adapters.mlx.probe import probe
 from semantic.domain.identity import Namespace
+from semantic.domain.layer_group import LayerGroup
 from semantic.domain.value_objects import ModelCacheSpec
 
-__all__ = ["namespace", "namespace_of_spec"]
+__all__ = ["in_geometry", "namespace", "namespace_of_spec"]
 
 
 def namespace(
@@ -50,14 +53,40 @@ def namespace(
 def namespace_of_spec(
     fingerprint: str, spec: ModelCacheSpec, *, adapter: str = "", salt: str = ""
 ) -> Namespace:
-    """The namespace of fingerprinted weights, with the types and bits of what is kept of them."""
-    return Namespace(
-        fingerprint=fingerprint,
-        adapter=adapter,
-        kv_dtype=_kv_dtypes(spec),
-        kv_bits=_kv_bits(spec),
-        salt=salt,
+    """The namespace of fingerprinted weights, with the geometry of what is kept of them."""
+    return in_geometry(
+        Namespace(
+            fingerprint=fingerprint,
+            adapter=adapter,
+            kv_dtype=_kv_dtypes(spec),
+            kv_bits=_kv_bits(spec),
+            salt=salt,
+        ),
+        spec,
     )
+
+
+def in_geometry(namespace: Namespace, spec: ModelCacheSpec) -> Namespace:
+    """The same namespace, for caches of this geometry alone.
+
+    The same weights make other rows of the same tokens where layers see another window, or read
+    what was quantised otherwise.
+    """
+    return replace(namespace, geometry=";".join(map(_of_group, spec.groups)))
+
+
+def _of_group(group: LayerGroup) -> str:
+    running = dict(group.recipe)
+    facts = {
+        "layers": group.layers,
+        "window": group.window,
+        "keep": group.keep,
+        "chunk": group.chunk,
+        "stride": group.stride,
+        "running": (running.get("bits"), running.get("group_size")),
+        "at_rest": (group.at_rest.bits, group.at_rest.group_size),
+    }
+    return f"{group.name}:{group.layer_type}:{json.dumps(facts)}"
 
 
 def _kv_dtypes(spec: ModelCacheSpec) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from semantic.adapters.mlx.block_memory import MlxBlockMemory
 from semantic.adapters.mlx.layout import spec_of_caches
 from semantic.adapters.mlx.materialise import MlxMaterialiser
+from semantic.adapters.mlx.namespace import in_geometry
 from semantic.adapters.mlx_lm.model_identity import namespace_of_key
 from semantic.adapters.mlx_lm.request_agents import RequestAgents
 from semantic.adapters.mlx_lm.request_queue import NOT_COPIED
@@ -375,7 +376,7 @@ class PromptCache:
         if self._store is None:
             return None
         try:
-            return self._namespace_of(model, spec)
+            return in_geometry(self._namespace_of(model, spec), spec)
         except SemanticError as error:
             self._counts(model).failure("store_namespace", str(error))
             return None

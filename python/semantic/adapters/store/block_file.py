@@ -11,7 +11,15 @@ from semantic.domain.layer_group import BLOCK_TOKENS, LayerType
 from semantic.domain.native import BlockFile, TokenIds
 from semantic.domain.stored import BlockName, NewBlock
 
-__all__ = ["WrittenBlock", "described", "is_block", "memory_of", "most_bytes", "written"]
+__all__ = [
+    "WrittenBlock",
+    "described",
+    "has_tensors",
+    "is_block",
+    "memory_of",
+    "most_bytes",
+    "written",
+]
 
 _HEADER_BYTES = 2048
 _TENSOR_BYTES = 256
@@ -73,19 +81,21 @@ def most_bytes(block: NewBlock) -> int:
     return plain + plain // _SEALED_PART + _SEALED_BYTES
 
 
-def is_block(
-    file: BlockFile, name: BlockName, tokens: TokenIds, tensors: Sequence[TensorBytes]
-) -> bool:
-    """Whether a file holds this block: of these very tokens, with these tensors."""
+def is_block(file: BlockFile, name: BlockName, tokens: TokenIds) -> bool:
+    """Whether a file holds this block: of these very tokens."""
     said = file.metadata
-    expected = [(tensor.name, tensor.file_dtype, list(tensor.file_shape)) for tensor in tensors]
     return (
         said.get("key") == name.key.hex()
         and said.get("tokens") == _spelled(tokens)
         and said.get("layer_group") == name.group
         and (said.get("lo"), said.get("hi")) == (str(name.lo), str(name.hi))
-        and sorted(file.tensors) == sorted(expected)
     )
+
+
+def has_tensors(file: BlockFile, tensors: Sequence[TensorBytes]) -> bool:
+    """Whether a file holds these tensors, each of this type and shape."""
+    expected = [(tensor.name, tensor.file_dtype, list(tensor.file_shape)) for tensor in tensors]
+    return sorted(file.tensors) == sorted(expected)
 
 
 def described(file: BlockFile) -> NewBlock | None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from semantic.adapters.store.block_file import is_block, most_bytes, written
+from semantic.adapters.store.block_file import has_tensors, is_block, most_bytes, written
 from semantic.adapters.store.catalogue import Catalogue
 from semantic.adapters.store.catalogued import CataloguedStore
 from semantic.adapters.store.database import CatalogueDamagedError
@@ -271,8 +271,11 @@ class DiskStore(CataloguedStore):
         opened = self.folder.open(file)
         if opened is None:
             return False
-        if not is_block(opened, name, tokens, [tensor for tensor, _ in memory]):
+        if not is_block(opened, name, tokens):
             raise CacheCorruptionError(f"{file} holds another block than its name says")
+        if not has_tensors(opened, [tensor for tensor, _ in memory]):
+            _log.warning("%s was written for another geometry: a miss", file)
+            return False
         places = {tensor.name: (buffer, tensor.rows) for tensor, buffer in memory}
         opened.read_into([places[tensor] for tensor, _, _ in opened.tensors])
         return True

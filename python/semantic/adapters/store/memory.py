@@ -36,11 +36,11 @@ class MemoryStore(CataloguedStore):
         limits = Limits(max_bytes, min_reuse=min_reuse, policy=policy or EvictionPolicy())
         super().__init__(Catalogue(None, secrets.token_hex(8)), Veil(None), limits)
         self._lock = threading.Lock()
-        self._tensors: dict[str, dict[str, bytes]] = {}
+        self._tensors: dict[str, dict[TensorBytes, bytes]] = {}
 
     def _write(self, blocks: Sequence[tuple[str, NewBlock]]) -> list[int]:
         copies = {
-            file: {tensor.name: bytes(memory) for tensor, memory in block.tensors}
+            file: {tensor: bytes(memory) for tensor, memory in block.tensors}
             for file, block in blocks
         }
         with self._lock:
@@ -56,10 +56,11 @@ class MemoryStore(CataloguedStore):
     ) -> bool:
         with self._lock:
             tensors = self._tensors.get(file)
-        if tensors is None:
+        # Tensors of another geometry are another block.
+        if tensors is None or {tensor for tensor, _ in memory} != set(tensors):
             return False
         for tensor, buffer in memory:
-            buffer.cast("B")[:] = tensors[tensor.name]
+            buffer.cast("B")[:] = tensors[tensor]
         return True
 
     def lies(self, file: str) -> bool:
