@@ -10,6 +10,7 @@ from mlx_lm.models.cache import ArraysCache, LRUPromptCache
 
 from semantic import DiskStore, MemoryBudget, Namespace
 from semantic.adapters.mlx_lm.request_queue import NOT_COPIED
+from semantic.adapters.store.listing import Listing
 from semantic.application.sealed_blocks import SealedBlocks
 from semantic.mlx import probe
 from semantic.mlx_lm import PromptCache
@@ -309,6 +310,33 @@ def test_a_key_that_names_no_model_is_kept_in_memory_only(llama, tmp_path):
     assert cache.writer.close(60)
     assert cache.stats()["store"]["blocks"] == 0
     assert set(cache.stats()["failures"]) == {"store_namespace"}
+
+
+def test_who_hits_within_anothers_block_does_not_keep_it(llama, tmp_path):
+    """Privacy: what one agent alone has said goes with that agent, whoever begins alike."""
+    options = {"namespace_of": lambda key, spec: Namespace(str(key))}
+    cache = stored_cache(tmp_path, llama, **options)
+    cache.agent_of = lambda caches: "a"
+    remember(cache, llama, TOKENS)
+    assert cache.writer.close(60)
+    cache = stored_cache(tmp_path, llama, **options)
+    cache.agent_of = lambda caches: "b"
+    branch = [*TOKENS[:600], *random_tokens(300, seed=2)]
+    assert cached(cache, branch) == 600
+    remember(cache, llama, branch)
+    assert cache.writer.close(60)
+    store = DiskStore(tmp_path, free_floor_bytes=0)
+    users = {row.lo: [] for row in Listing(store.catalogue, store.veil).blocks()}
+    for row in Listing(store.catalogue, store.veil).blocks():
+        users[row.lo].append(row.agents)
+    shared, alone = ("a", "b"), [("a",), ("b",)]
+    assert {lo: sorted(agents) for lo, agents in users.items()} == {
+        0: [shared],
+        256: [shared],
+        512: alone,
+        768: alone,
+    }
+    store.close()
 
 
 def test_what_agents_store_is_theirs_and_shared_all_the_same(llama, tmp_path):

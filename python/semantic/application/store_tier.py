@@ -17,9 +17,10 @@ from semantic.application.store_writer import StoreWriter
 from semantic.application.stored_rows import StoredBlockGoneError, StoredRows
 from semantic.domain.block_bytes import tensors_of_block
 from semantic.domain.errors import CachePersistenceError
+from semantic.domain.layer_group import BLOCK_TOKENS
 from semantic.domain.native import TokenIds
 from semantic.domain.policy import Hint, Priority
-from semantic.domain.stored_hit import stored_hit
+from semantic.domain.stored_hit import StoredHit, stored_hit
 from semantic.domain.value_objects import ModelCacheSpec
 from semantic.ports.outbound import BlockMemory, BlockStore
 
@@ -114,8 +115,7 @@ class StoreTier:
                 continue
             if publication.end is not None:
                 self.sealed.settle(publication.end, agent_id)
-            used = {node.key for _, read in hit.blocks for _, node, _ in read}
-            self.writer.submit(Told(self.root, agent_id, list(used), hint="active"))
+            self.writer.submit(Told(self.root, agent_id, _said(hit, tokens), hint="active"))
             self._loaded_tokens += max(0, publication.report.published_tokens - cached_tokens)
             return publication.report.published_tokens > cached_tokens
         return False
@@ -183,3 +183,20 @@ class StoreTier:
         """What is stored, what waits to be, and tokens that came from the store."""
         own = {"waiting": self.writer.waiting, "loaded_tokens": self._loaded_tokens}
         return {**self._store.stats(), **own}
+
+
+def _said(hit: StoredHit, tokens: TokenIds) -> list[bytes]:
+    """The token blocks of a hit of which the prompt says every token.
+
+    Whoever begins as another one goes on uses none of what that one alone has said.
+    """
+    nodes = {
+        node.key: (name.lo // BLOCK_TOKENS, node)
+        for _, read in hit.blocks
+        for name, node, _ in read
+    }
+    return [
+        key
+        for key, (number, node) in nodes.items()
+        if tokens[number * BLOCK_TOKENS :][: len(node.tokens)] == node.tokens
+    ]
