@@ -14,6 +14,9 @@ FailureCallback = Callable[[str, str], None]
 
 _log = logging.getLogger("semantic")
 
+_WRITES = frozenset({"store_write", "store_behind", "store_namespace", "store_release"})
+"""What goes wrong behind a request that was served as it should."""
+
 
 class Counters:
     """Counts of one memory, safe to bump from any thread.
@@ -56,10 +59,11 @@ class Counters:
             self._steps[name] = count + 1, total + seconds, moved + n_bytes
 
     def failure(self, reason: str, detail: str) -> None:
-        """Something went wrong and was served without the cache."""
+        """Something went wrong: a request was served without the cache, or a turn not stored."""
         with self._lock:
             self._failures[reason] += 1
-        _log.warning("served without the cache: %s: %s", reason, detail)
+        missed = "not stored" if reason in _WRITES else "served without the cache"
+        _log.warning("%s: %s: %s", missed, reason, detail)
         if self._on_failure is not None:
             try:
                 self._on_failure(reason, detail)
