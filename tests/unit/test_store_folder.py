@@ -267,7 +267,7 @@ def test_leftovers_that_cannot_be_removed_stop_nothing(
     store = opened(tmp_path)
     turn(store, sequence(1, 1), "a")
     store.close()
-    (tmp_path / "tmp" / "dead-work0").mkdir()
+    (tmp_path / "tmp" / "0123456789abcdef-work0").mkdir()
 
     def refused(path: str) -> None:
         raise OSError(5, "Input/output error")

@@ -18,11 +18,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from semantic.adapters.store.aside import Aside
 from semantic.adapters.store.block_file import is_block, most_bytes, written
 from semantic.adapters.store.catalogue import Catalogue
 from semantic.adapters.store.catalogued import CataloguedStore
 from semantic.adapters.store.database import CatalogueDamagedError
 from semantic.adapters.store.limits import Limits
+from semantic.adapters.store.locks import ThreadLock
+from semantic.adapters.store.owner_names import workroom
 from semantic.adapters.store.owners import Owners
 from semantic.adapters.store.private_folder import make_private
 from semantic.adapters.store.recovery import Recovery
@@ -113,7 +116,7 @@ class DiskStore(CataloguedStore):
         self._repairs = False
         self._keeps_limit = repair
         self._mending: threading.Thread | None = None
-        self._mending_lock = threading.Lock()
+        self._mending_lock = ThreadLock(str(self.path))
         self._ending = threading.Event()
         self._numbers = itertools.count()
         veil = Veil(key)
@@ -317,19 +320,8 @@ class DiskStore(CataloguedStore):
 
     def bytes_aside(self, most: int) -> int:
         """Bytes of what was set aside, of which so many are kept to be looked at."""
-        found = []
         with _refusals(self.path / "aside"):
-            for file in (self.path / "aside").iterdir():
-                with contextlib.suppress(FileNotFoundError):  # another process may be faster
-                    status = file.stat()
-                    found.append((status.st_mtime, status.st_size, file))
-            n_bytes = sum(size for _, size, _ in found)
-            for _, size, file in sorted(found):
-                if n_bytes <= most:
-                    break
-                file.unlink(missing_ok=True)
-                n_bytes -= size
-        return n_bytes
+            return Aside(self.path / "aside").n_bytes(most)
 
     def clear_aside(self) -> int:
         """Remove what was set aside; how many bytes that were."""
@@ -346,7 +338,7 @@ class DiskStore(CataloguedStore):
     @contextmanager
     def workroom(self) -> Iterator[Path]:
         """A folder for temporary files; what a killed process leaves there is removed."""
-        path = self.path / "tmp" / f"{self._owners.name}-work{next(self._numbers)}"
+        path = self.path / "tmp" / workroom(self._owners.name, next(self._numbers))
         with _refusals(path):
             path.mkdir(mode=0o700)
         try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from semantic.adapters.store.locks import ThreadLock
 from semantic.domain._check import whole_number
 from semantic.domain.errors import CachePersistenceError, PoolConfigurationError
 from semantic.domain.layer_group import BLOCK_TOKENS
@@ -68,7 +68,7 @@ class Reuse:
     def __init__(self, minimum: int) -> None:
         self._minimum = minimum
         self._turns: OrderedDict[bytes, int] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = ThreadLock("a store")
 
     def used(self, keys: Sequence[bytes]) -> None:
         """A turn with these token blocks is over."""
