@@ -108,7 +108,7 @@ class DiskStore(CataloguedStore):
         now: Callable[[], float] = time.time,
     ) -> None:
         limits = Limits(max_bytes, daily_write_bytes, min_reuse, policy or EvictionPolicy())
-        self.path = Path(path).expanduser()
+        self.path = Path(path).expanduser().absolute()
         self._free_floor = whole_number(
             free_floor_bytes, "free_floor_bytes", PoolConfigurationError
         )
