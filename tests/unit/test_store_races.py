@@ -145,7 +145,8 @@ def test_who_has_just_begun_is_not_taken_for_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owners = Owners(tmp_path / "owners")
-    begun = tmp_path / "owners" / "begun"
+    owners.enter()
+    begun = tmp_path / "owners" / "0123456789abcdef"
     begun.touch()  # by somebody who has not locked it yet
     late = Lock(begun)
     seen: list[bool] = []

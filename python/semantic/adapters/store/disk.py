@@ -27,9 +27,9 @@ from semantic.adapters.store.limits import Limits
 from semantic.adapters.store.locks import ThreadLock
 from semantic.adapters.store.owner_names import workroom
 from semantic.adapters.store.owners import Owners
-from semantic.adapters.store.private_folder import make_private
+from semantic.adapters.store.private_folder import make_private, sync_folder
 from semantic.adapters.store.recovery import Recovery
-from semantic.adapters.store.sealing import check_key
+from semantic.adapters.store.sealing import check_key, check_unsealed, mark_sealed
 from semantic.adapters.store.veil import Veil
 from semantic.domain._check import whole_number
 from semantic.domain.block_bytes import TensorBytes
@@ -125,18 +125,10 @@ class DiskStore(CataloguedStore):
                 make_private(self.path)
             elif not (self.path / "blocks").is_dir():
                 raise CachePersistenceError(f"{self.path}: there is no store")
-            self._owners = Owners(self.path / "owners")
+        self._owners = Owners(self.path / "owners")
         try:
             with _refusals(self.path), self._owners.alone():
-                check_key(self.path, veil, is_marked=repair)
-            self.folder = BlockFolder(self.path, self._owners.name, veil.secret)
-            catalogue = Catalogue(
-                self.path / _CATALOGUE,
-                self._owners.name,
-                veil,
-                is_made=repair,
-                damaged=self._mend_later,
-            )
+                catalogue = self._entered(veil, is_made=repair)
         except BaseException:
             self._owners.close()
             raise
@@ -150,6 +142,28 @@ class DiskStore(CataloguedStore):
             raise
 
     # Opening -----------------------------------------------------------------------------------
+
+    def _entered(self, veil: Veil, *, is_made: bool) -> Catalogue:
+        """Enter the folder and open its catalogue.
+
+        One process at a time does it: so all agree on the key.
+        """
+        self._owners.enter()
+        is_unsealed = check_key(self.path, veil, is_marked=is_made)
+        self.folder = BlockFolder(self.path, self._owners.name, veil.secret)
+        name, damaged = self._owners.name, self._mend_later
+        path = self.path / _CATALOGUE
+        catalogue = Catalogue(path, name, veil, is_made=is_made, damaged=damaged)
+        if is_unsealed:
+            try:
+                is_in_use = self._owners.running() != [name]
+                check_unsealed(self.path, veil, catalogue.database, is_in_use=is_in_use)
+                if is_made:
+                    mark_sealed(self.path, veil)
+            except BaseException:
+                catalogue.close()
+                raise
+        return catalogue
 
     def _open(self) -> None:
         try:
@@ -179,6 +193,7 @@ class DiskStore(CataloguedStore):
         """
         self.catalogue.database.is_made = True
         with _refusals(self.path), self._owners.alone():
+            self._owners.enter()
             running = self._owners.running()
             self._recovery.run(running, self._make_room_aside, is_thorough=is_thorough)
             if self._keeps_limit and self.catalogue.fact("max_bytes") != self.limits.max_bytes:
@@ -247,6 +262,10 @@ class DiskStore(CataloguedStore):
         with _refusals(self.path):
             return self._owners.running()
 
+    def _be_known(self) -> None:
+        with _refusals(self.path):
+            self._owners.enter()
+
     def _clear_the_way(self) -> bool:
         is_cleared = super()._clear_the_way()
         owners = {owner for _, _, owner in self.catalogue.on_their_way()}
@@ -293,11 +312,7 @@ class DiskStore(CataloguedStore):
         for fan in {file[:2] for file in files}:
             path = self.path / "blocks" / fan
             with _refusals(path), contextlib.suppress(FileNotFoundError):
-                folder = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
+                sync_folder(path)
 
     def _set_aside(self, file: str) -> None:
         self.folder.set_aside(file)
@@ -353,6 +368,7 @@ class DiskStore(CataloguedStore):
         Raises:
             CachePersistenceError: There is no room.
         """
+        self._be_known()
         name = f"{self._owners.name}-borrowed{next(self._numbers)}"
         while short := self.catalogue.reserve_bytes(name, n_bytes, self._room()):
             self._make_room(short)
@@ -371,12 +387,13 @@ class DiskStore(CataloguedStore):
             )
 
     def close(self) -> None:
-        """Let go of the store. Idempotent."""
+        """Let go of the store. Idempotent; a child leaves that to its parent."""
         if not self._closed:
             self._closed = True
-            self._ending.set()
-            self._recovery.is_over = True
-            self.is_whole(timeout=10)
+            if self._owners.is_ours:
+                self._ending.set()
+                self._recovery.is_over = True
+                self.is_whole(timeout=10)
             super().close()
             self._owners.close()
 
