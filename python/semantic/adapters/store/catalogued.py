@@ -286,7 +286,7 @@ class CataloguedStore(ABC):
 
     def older_files(self, seconds: float) -> list[str]:
         """The files that nobody has used for so long."""
-        return self.catalogue.older_than(int(self._now() - seconds))
+        return self.catalogue.older_than(int(max(0.0, self._now() - seconds)))
 
     def remove(
         self,

@@ -15,6 +15,9 @@ from semantic.domain.stored import NewBlock
 
 __all__ = ["Limits", "NoRoomError", "Reuse"]
 
+_MOST_BYTES = (1 << 63) - 1
+"""The catalogue keeps the limit, and no larger number."""
+
 _REMEMBERED = 100_000
 """Token blocks of which is known how often they were used; some MB."""
 
@@ -43,7 +46,9 @@ class Limits:
     policy: EvictionPolicy = field(default_factory=EvictionPolicy)
 
     def __post_init__(self) -> None:
-        whole_number(self.max_bytes, "max_bytes", PoolConfigurationError, at_least=1)
+        whole_number(
+            self.max_bytes, "max_bytes", PoolConfigurationError, at_least=1, at_most=_MOST_BYTES
+        )
         whole_number(self.min_reuse, "min_reuse", PoolConfigurationError, at_least=1)
         if self.daily_write_bytes is not None:
             name = "daily_write_bytes"
