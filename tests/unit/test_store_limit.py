@@ -197,3 +197,24 @@ def test_a_limit_that_the_catalogue_cannot_keep_is_refused(tmp_path: Path) -> No
     assert turn(store, sequence(1, 1), "a") == 1
     assert (store.expire(), store.forget_older(1e300)) == (0, 0)
     store.close()
+
+
+# What others lay into it -----------------------------------------------------------------------
+
+
+def test_what_another_process_finds_to_be_no_block_counts_for_all(tmp_path: Path) -> None:
+    limit = 6 * FILE_BYTES
+    store = opened(tmp_path, max_bytes=limit)
+    stranger = tmp_path / "blocks" / "ab" / "abfoo.safetensors"
+    stranger.parent.mkdir(exist_ok=True)
+    stranger.write_bytes(bytes(3 * FILE_BYTES))
+    assert run("gc", "--store", tmp_path).exit_code == 0
+    for seed in range(20):
+        turn(store, sequence(seed, 1), "a")
+    assert FILE_BYTES < store.stats()["bytes"] <= 3 * FILE_BYTES
+    stranger.unlink()
+    assert run("verify", "--repair", "--store", tmp_path).exit_code == 0
+    for seed in range(20):
+        turn(store, sequence(seed, 1), "a")
+    assert store.stats()["bytes"] > 4 * FILE_BYTES
+    store.close()

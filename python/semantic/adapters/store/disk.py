@@ -49,6 +49,9 @@ _log = logging.getLogger("semantic")
 
 _CATALOGUE = "catalogue.sqlite3"
 
+_UNREAD = "unread_bytes"
+"""The fact that whoever has looked last keeps, for the limits of all."""
+
 _ASIDE_PART = 16
 """What was set aside may take this part of the limit."""
 
@@ -196,8 +199,12 @@ class DiskStore(CataloguedStore):
             self._owners.enter()
             running = self._owners.running()
             self._recovery.run(running, self._make_room_aside, is_thorough=is_thorough)
-            if self._keeps_limit and self.catalogue.fact("max_bytes") != self.limits.max_bytes:
-                self.catalogue.keep_fact("max_bytes", self.limits.max_bytes)
+            facts = {_UNREAD: self._recovery.unread_bytes}
+            if self._keeps_limit:
+                facts["max_bytes"] = self.limits.max_bytes
+            for fact, value in facts.items():
+                if self.catalogue.fact(fact) != value:
+                    self.catalogue.keep_fact(fact, value)
             self.expire()
             self.shrink(self.catalogue.fact("bytes") - self._room())
 
@@ -324,8 +331,8 @@ class DiskStore(CataloguedStore):
 
     def _room(self) -> int:
         most = self.limits.max_bytes
-        others = self.bytes_aside(most // _ASIDE_PART) + self._recovery.unread_bytes
-        return most - others - self.catalogue_bytes
+        unread = max(self._recovery.unread_bytes, self.catalogue.fact(_UNREAD))
+        return most - self.bytes_aside(most // _ASIDE_PART) - unread - self.catalogue_bytes
 
     @property
     def catalogue_bytes(self) -> int:
