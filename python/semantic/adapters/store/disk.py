@@ -94,7 +94,8 @@ class DiskStore(CataloguedStore):
 
     Raises:
         CachePersistenceError: The folder cannot be used, or is not for its owner alone.
-        PoolConfigurationError: Limits that cannot be, or another key than the folder's.
+        PoolConfigurationError: Limits that cannot be, another key than the folder's, or one for a
+            folder that is used without.
     """
 
     def __init__(
