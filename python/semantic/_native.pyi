@@ -741,7 +741,10 @@ class BlockFolder:
         """The names of all blocks."""
 
     def clean(self, running: Sequence[str]) -> int:
-        """Remove the temporary files of owners that do not run any more; how many those were."""
+        """Remove the temporary files of owners that do not run any more; how many those were.
+
+        An owner's name is sixteen hexadecimal digits: what is called otherwise stays.
+        """
 
 @final
 class BlockFile:

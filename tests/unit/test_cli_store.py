@@ -169,7 +169,7 @@ def test_gc_removes_what_is_of_no_use(folder: Path) -> None:
     assert said("gc", "--store", folder)["freed_bytes"] == 0
     path = file_of(folder, ALICE, 1)
     path.write_bytes(b"damaged")
-    (folder / "tmp" / "dead-1").write_bytes(b"half")
+    (folder / "tmp" / "0123456789abcdef-1").write_bytes(b"half")
     gone = said("gc", "--store", folder)
     assert gone["unreachable"] == 0
     store = opened(folder)

@@ -390,12 +390,16 @@ def test_what_is_being_written_is_not_parted(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_closed_or_forked_catalogue_is_refused(tmp_path: Path) -> None:
+def test_a_closed_or_forked_catalogue_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     database = Database(tmp_path / "c.sqlite3")
-    database._process -= 1
-    with pytest.raises(CachePersistenceError, match="forked"):
-        database.read("SELECT 1")
-    database._process += 1
+    with monkeypatch.context() as forked:
+        forked.setattr(os, "getpid", lambda: 1)
+        with pytest.raises(CachePersistenceError, match="forked"):
+            database.read("SELECT 1")
+        database.close()
+    assert database.read("SELECT 1") == [(1,)]
     database.close()
     database.close()
     with pytest.raises(CachePersistenceError, match="closed"):

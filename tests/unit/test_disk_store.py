@@ -151,7 +151,7 @@ def test_files_and_catalogue_agree_after_opening(tmp_path: Path) -> None:
     stranger.write_bytes(b"?")
     wrong = path / str(second)[:2] / f"{second.key.hex()}-global-0-999.safetensors"
     wrong.write_bytes((path / str(second)[:2] / f"{second}.safetensors").read_bytes())
-    (tmp_path / "tmp" / "dead-1").write_bytes(b"half")
+    (tmp_path / "tmp" / "0123456789abcdef-1").write_bytes(b"half")
     store = opened(tmp_path)
     assert found(store, tokens) == 2
     assert stranger.exists()

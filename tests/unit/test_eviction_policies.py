@@ -353,7 +353,7 @@ def test_words_that_nobody_knows_are_refused() -> None:
             CacheManager(agents.spec, agents.pool, key_bytes=key_bytes)  # type: ignore[arg-type]
     with pytest.raises(PoolConfigurationError, match="unknown eviction order 'mru'"):
         EvictionPolicy("mru")  # type: ignore[arg-type]
-    for time_to_live in (0, -1.0, float("inf"), float("nan"), True, "60"):
+    for time_to_live in (0, -1.0, float("inf"), float("nan"), 1e18, 1e300, 10**400, True, "60"):
         with pytest.raises(PoolConfigurationError, match="positive"):
             EvictionPolicy(time_to_live=time_to_live)  # type: ignore[arg-type]
 

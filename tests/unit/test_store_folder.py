@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import typer
 from typer.testing import CliRunner
 
 from semantic import CachePersistenceError, DiskStore, PoolConfigurationError
-from semantic.adapters.store import recovery
+from semantic.adapters.store import disk, private_folder, recovery
 from semantic.cli import store as command
-from tests.stored_blocks import blocks_of, found, read, sequence, turn
+from tests.stored_blocks import ROOT, blocks_of, found, read, sequence, turn
 
 APP = typer.Typer()
 command.register(APP)
@@ -146,6 +147,115 @@ def test_who_only_looks_writes_no_mark(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
+def test_a_key_and_none_do_not_share_a_folder_in_which_nothing_is_stored(tmp_path: Path) -> None:
+    plain = opened(tmp_path)
+    for repair in (True, False):
+        with pytest.raises(PoolConfigurationError, match="in use without a key"):
+            opened(tmp_path, key=KEY, repair=repair)
+    assert not (tmp_path / "sealed").exists()
+    assert turn(plain, sequence(1, 1), "a") == 1
+    plain.remove(list(plain.catalogue.files()))
+    plain.close()
+    keyed = opened(tmp_path, key=KEY)
+    other = opened(tmp_path, key=KEY)
+    with pytest.raises(PoolConfigurationError, match="needs its key"):
+        opened(tmp_path)
+    turn(keyed, sequence(2, 1), "b")
+    assert whole(other, 2, 1) == 1
+    for store in (keyed, other):
+        store.close()
+
+
+def test_two_that_come_at_once_with_a_key_take_the_folder_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[threading.Thread] = []
+    stores: list[DiskStore] = []
+    check = disk.check_key
+
+    def checked(*arguments: Any, **options: Any) -> bool:
+        if not begun:
+            begun.append(threading.Thread(target=lambda: stores.append(opened(tmp_path, key=KEY))))
+            begun[0].start()
+            begun[0].join(0.2)
+        return check(*arguments, **options)
+
+    monkeypatch.setattr(disk, "check_key", checked)
+    stores.append(opened(tmp_path, key=KEY))
+    begun[0].join(20)
+    assert len(stores) == 2
+    for store in stores:
+        store.close()
+
+
+def test_a_folder_whose_catalogue_has_names_in_the_clear_is_not_sealed(tmp_path: Path) -> None:
+    plain = opened(tmp_path)
+    plain.regard(ROOT, "alice", priority="high")
+    plain.close()
+    with pytest.raises(PoolConfigurationError, match="not sealed with this key"):
+        opened(tmp_path, key=KEY)
+    assert not (tmp_path / "sealed").exists()
+    plain = opened(tmp_path)
+    plain.catalogue.drop_agent("alice")
+    plain.close()
+    keyed = opened(tmp_path, key=KEY)
+    keyed.regard(ROOT, "alice", priority="high")
+    keyed.close()
+    (tmp_path / "sealed").unlink()
+    opened(tmp_path, key=KEY).close()
+    (tmp_path / "sealed").unlink()
+    with pytest.raises(PoolConfigurationError, match="not sealed with this key"):
+        opened(tmp_path, key=KEY[::-1])
+
+
+def test_a_damaged_catalogue_without_blocks_does_not_keep_a_key_away(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    (tmp_path / "catalogue.sqlite3").write_bytes(b"damaged" * 5000)
+    store = opened(tmp_path, key=KEY)
+    assert turn(store, sequence(1, 2), "a") == 2
+    store.close()
+
+
+# Where it is -----------------------------------------------------------------------------------
+
+
+def test_a_relative_path_is_that_of_the_moment_of_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = opened(Path("kv"))
+    turn(store, sequence(1, 2), "a")
+    monkeypatch.chdir("/")
+    assert whole(store, 1, 2) == 2
+    assert turn(store, sequence(2, 2), "a") == 2
+    assert store.path == tmp_path / "kv"
+    store.close()
+
+
+def test_a_new_folder_survives_a_power_cut_with_all_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(private_folder, "sync_folder", synced.append)
+    opened(tmp_path / "a" / "b" / "kv").close()
+    assert set(synced) == {tmp_path, tmp_path / "a", tmp_path / "a" / "b"}
+    synced.clear()
+    opened(tmp_path / "a" / "b" / "kv").close()
+    assert synced == []
+
+
+def test_a_folder_is_made_where_names_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(private_folder, "sync_folder", refused)
+    store = opened(tmp_path / "kv")
+    assert turn(store, sequence(1, 2), "a") == 2
+    store.close()
+
+
 # What cannot be read ---------------------------------------------------------------------------
 
 
@@ -267,7 +377,7 @@ def test_leftovers_that_cannot_be_removed_stop_nothing(
     store = opened(tmp_path)
     turn(store, sequence(1, 1), "a")
     store.close()
-    (tmp_path / "tmp" / "dead-work0").mkdir()
+    (tmp_path / "tmp" / "0123456789abcdef-work0").mkdir()
 
     def refused(path: str) -> None:
         raise OSError(5, "Input/output error")

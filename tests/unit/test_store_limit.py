@@ -14,7 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from semantic import DiskStore
+from semantic import DiskStore, EvictionPolicy, PoolConfigurationError
 from semantic.adapters.store import archive, disk
 from semantic.adapters.store.listing import Listing
 from semantic.cli import store as command
@@ -182,3 +182,39 @@ def test_an_import_that_is_killed_leaves_nothing(carried: Path, tmp_path: Path) 
     assert server.stats()["bytes"] == lying(folder / "blocks")
     assert not list(folder.glob(".import*"))
     server.close()
+
+
+# Numbers that are too large --------------------------------------------------------------------
+
+
+def test_a_limit_that_the_catalogue_cannot_keep_is_refused(tmp_path: Path) -> None:
+    most = (1 << 63) - 1
+    with pytest.raises(PoolConfigurationError, match=f"max_bytes must be at most {most}"):
+        opened(tmp_path / "kv", max_bytes=most + 1)
+    assert not (tmp_path / "kv").exists()
+    longest = EvictionPolicy(time_to_live=9.9e17)
+    store = opened(tmp_path / "kv", max_bytes=most, policy=longest)
+    assert turn(store, sequence(1, 1), "a") == 1
+    assert (store.expire(), store.forget_older(1e300)) == (0, 0)
+    store.close()
+
+
+# What others lay into it -----------------------------------------------------------------------
+
+
+def test_what_another_process_finds_to_be_no_block_counts_for_all(tmp_path: Path) -> None:
+    limit = 6 * FILE_BYTES
+    store = opened(tmp_path, max_bytes=limit)
+    stranger = tmp_path / "blocks" / "ab" / "abfoo.safetensors"
+    stranger.parent.mkdir(exist_ok=True)
+    stranger.write_bytes(bytes(3 * FILE_BYTES))
+    assert run("gc", "--store", tmp_path).exit_code == 0
+    for seed in range(20):
+        turn(store, sequence(seed, 1), "a")
+    assert FILE_BYTES < store.stats()["bytes"] <= 3 * FILE_BYTES
+    stranger.unlink()
+    assert run("verify", "--repair", "--store", tmp_path).exit_code == 0
+    for seed in range(20):
+        turn(store, sequence(seed, 1), "a")
+    assert store.stats()["bytes"] > 4 * FILE_BYTES
+    store.close()

@@ -54,14 +54,14 @@ def fill(store: DiskStore) -> None:
 
 def before_listing(monkeypatch: pytest.MonkeyPatch, step: Callable[[], object]) -> None:
     """Take a step after the rows are read and before the folder of the block is."""
-    listed = recovery.listed
+    listed = recovery.block_files
 
     def stepped(path: Path, fans: Sequence[str]) -> recovery.Listed:
         if FILE[:2] in fans:
             step()
         return listed(path, fans)
 
-    monkeypatch.setattr(recovery, "listed", stepped)
+    monkeypatch.setattr(recovery, "block_files", stepped)
 
 
 def test_a_block_that_comes_and_goes_while_the_folder_is_compared_is_not_entered(
@@ -116,7 +116,7 @@ def test_a_block_that_goes_and_comes_again_while_it_is_verified_is_not_missing(
 ) -> None:
     store, other = both
     turn(other, TOKENS, "a")
-    before(monkeypatch, upkeep, "listed", lambda: other.remove([FILE]))
+    before(monkeypatch, upkeep, "block_files", lambda: other.remove([FILE]))
     folder = store.folder
 
     class ComesAfterwards:
@@ -145,7 +145,8 @@ def test_who_has_just_begun_is_not_taken_for_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owners = Owners(tmp_path / "owners")
-    begun = tmp_path / "owners" / "begun"
+    owners.enter()
+    begun = tmp_path / "owners" / "0123456789abcdef"
     begun.touch()  # by somebody who has not locked it yet
     late = Lock(begun)
     seen: list[bool] = []

@@ -11,7 +11,13 @@ __all__ = ["agent_name", "seconds", "whole_number"]
 
 
 def whole_number(
-    value: object, name: str, error: type[SemanticError], *, at_least: int = 0, **facts: object
+    value: object,
+    name: str,
+    error: type[SemanticError],
+    *,
+    at_least: int = 0,
+    at_most: int | None = None,
+    **facts: object,
 ) -> int:
     """`value` as an int, or `error` naming what it should have been.
 
@@ -21,6 +27,8 @@ def whole_number(
         raise error(f"{name} must be an integer, not {value!r}", **facts)
     if value < at_least:
         raise error(f"{name} must be at least {at_least}, not {value}", **facts)
+    if at_most is not None and value > at_most:
+        raise error(f"{name} must be at most {at_most}, not {value}", **facts)
     return value
 
 

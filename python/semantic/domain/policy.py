@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -18,6 +17,9 @@ minute for another reason), or never."""
 
 Priority = Literal["low", "normal", "high"]
 """How much an agent matters: everything of a lower priority goes first."""
+
+_ENDLESS_SECONDS = 1e18
+"""Thirty billion years: such a time is no limit, and clocks of 64 bits do not count it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,8 @@ class EvictionPolicy:
 
 def _check_seconds(given: object) -> None:
     seconds = given if isinstance(given, int | float) and not isinstance(given, bool) else 0
-    if not 0 < seconds < math.inf:
+    if not 0 < seconds < _ENDLESS_SECONDS:
         raise PoolConfigurationError(
-            f"time_to_live is a positive number of seconds, not {given!r}; None for no limit"
+            f"time_to_live is a positive number of seconds, below {_ENDLESS_SECONDS:g}, not"
+            f" {given!r}; None for no limit"
         )

@@ -61,11 +61,11 @@ pub trait Files {
     /// It is still there then.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
-    /// Open a file to read it.
+    /// Open a regular file to read it.
     ///
     /// # Errors
     ///
-    /// Also when it is not there.
+    /// Also when it is not there, or something else has its name.
     fn open(&self, path: &Path) -> io::Result<Self::File>;
 
     /// How many bytes a file has.
@@ -153,6 +153,10 @@ impl Files for Disk {
     }
 
     fn open(&self, path: &Path) -> io::Result<File> {
+        // To open a pipe is to wait for somebody who writes into it.
+        if !fs::metadata(path)?.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
         File::open(path)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! blocks/ab/ab….safetensors   the blocks, by the first two digits of their names
-//! tmp/<owner>-<n>             on their way, of an owner that runs
+//! tmp/<owner>-<n>             on their way, of an owner that runs: sixteen digits, hexadecimal
 //! aside/                      what is no block: damaged, or of another version
 //! ```
 //!
@@ -18,6 +18,9 @@ use crate::writer::{Block, Temporary, write_temporary};
 
 const ENDING: &str = "safetensors";
 const FANS: &[u8; 16] = b"0123456789abcdef";
+
+/// Digits of an owner's name: a temporary file that is called otherwise is not a store's.
+const OWNER_DIGITS: usize = 16;
 
 /// A folder of block files.
 #[derive(Debug)]
@@ -132,15 +135,15 @@ impl<F: Files + Clone> Folder<F> {
 
     /// Remove the temporary files of owners that do not run any more. How many there were.
     ///
+    /// What has another name than these is somebody else's, and stays.
+    ///
     /// # Errors
     ///
     /// [`Error::Io`].
     pub fn clean(&self, runs: impl Fn(&str) -> bool) -> Result<usize, Error> {
         let path = self.root.join("tmp");
         let files = self.files.list(&path).map_err(Error::io(path))?;
-        let owner =
-            |path: &PathBuf| Some(path.file_name()?.to_str()?.rsplit_once('-')?.0.to_owned());
-        let is_left = |path: &&PathBuf| owner(path).is_none_or(|owner| !runs(&owner));
+        let is_left = |path: &&PathBuf| owner_of(path).is_some_and(|owner| !runs(owner));
         let left: Vec<&PathBuf> = files.iter().filter(is_left).collect();
         for path in &left {
             self.files.remove(path).map_err(Error::io(path.as_path()))?;
@@ -168,4 +171,12 @@ impl<F: Files + Clone> Folder<F> {
         let n = self.n.fetch_add(1, Ordering::Relaxed);
         self.root.join("tmp").join(format!("{}-{n}", self.owner))
     }
+}
+
+/// Whose temporary file has this name.
+fn owner_of(path: &Path) -> Option<&str> {
+    let (owner, n) = path.file_name()?.to_str()?.rsplit_once('-')?;
+    let is_owner = owner.len() == OWNER_DIGITS && owner.bytes().all(|byte| FANS.contains(&byte));
+    let is_number = !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit());
+    (is_owner && is_number).then_some(owner)
 }

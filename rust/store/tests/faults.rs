@@ -9,9 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use power::{Fault, Power};
 use proptest::prelude::*;
-use semantic_store::{Block, Damage, Error, Folder, Payload, Rows};
+use semantic_store::{Block, Damage, Error, Files, Folder, Payload, Rows};
 
 const ROOT: &str = "/store";
+
+/// Who writes, and who comes next.
+const FIRST: &str = "1111111111111111";
+const SECOND: &str = "2222222222222222";
 
 /// The rows of a block, told apart by its number.
 struct Rowful {
@@ -70,7 +74,7 @@ fn opened(power: &Power, owner: &str) -> Result<Folder<Power>, Error> {
 
 /// Write two batches, the second of them with a fault; how many steps that were without.
 fn batches(power: &Power, fault: Option<(usize, Fault)>) -> (bool, usize) {
-    let folder = opened(power, "first").unwrap();
+    let folder = opened(power, FIRST).unwrap();
     let before = [Rowful::new(0x11), Rowful::new(0x12)];
     folder.write(&before.each_ref().map(Rowful::block)).unwrap();
     let steps = power.steps();
@@ -84,8 +88,8 @@ fn batches(power: &Power, fault: Option<(usize, Fault)>) -> (bool, usize) {
 
 /// After a fault: what was acknowledged is there, nothing is in part, and nothing is left over.
 fn check_after(power: &Power, is_written: bool) {
-    let folder = opened(power, "second").unwrap();
-    folder.clean(|owner| owner == "second").unwrap();
+    let folder = opened(power, SECOND).unwrap();
+    folder.clean(|owner| owner == SECOND).unwrap();
     for number in [0x11, 0x12] {
         assert!(Rowful::new(number).is_in(&folder).unwrap(), "a block that was there is lost");
     }
@@ -178,7 +182,7 @@ fn b27_after_a_power_cut_that_takes_all_or_nothing_what_was_acknowledged_is_ther
 #[test]
 fn b28_any_changed_bit_and_any_other_length_is_refused() {
     let power = Power::with(Path::new(ROOT));
-    let folder = opened(&power, "first").unwrap();
+    let folder = opened(&power, FIRST).unwrap();
     let block = Rowful::new(0x44);
     folder.write(&[block.block()]).unwrap();
     let path = power.paths().remove(0);
@@ -214,7 +218,7 @@ fn b28_any_changed_bit_and_any_other_length_is_refused() {
 #[test]
 fn b28_what_is_set_aside_is_no_block_any_more() {
     let power = Power::with(Path::new(ROOT));
-    let folder = opened(&power, "first").unwrap();
+    let folder = opened(&power, FIRST).unwrap();
     let block = Rowful::new(0x55);
     folder.write(&[block.block()]).unwrap();
     let aside = folder.set_aside(&block.name()).unwrap();
@@ -229,7 +233,7 @@ fn b28_what_is_set_aside_is_no_block_any_more() {
 
 #[test]
 fn names_stay_inside_the_folder() {
-    let folder = opened(&Power::with(Path::new(ROOT)), "first").unwrap();
+    let folder = opened(&Power::with(Path::new(ROOT)), FIRST).unwrap();
     for name in ["", "ab", "../../etc", "zz1", "ab/cd", "ab\0c", "ABC"] {
         assert!(matches!(folder.read(name), Err(Error::Invalid(_))), "{name:?}");
     }
@@ -238,12 +242,27 @@ fn names_stay_inside_the_folder() {
 #[test]
 fn a_running_owner_keeps_its_temporary_files() {
     let power = Power::with(Path::new(ROOT));
-    let folder = opened(&power, "alive").unwrap();
+    let folder = opened(&power, FIRST).unwrap();
     power.plan(2, Fault::Killed);
     assert!(folder.write(&[Rowful::new(1).block()]).is_err());
     power.restart();
-    let other = opened(&power, "other").unwrap();
-    assert_eq!(other.clean(|owner| owner == "alive").unwrap(), 0);
+    let other = opened(&power, SECOND).unwrap();
+    assert_eq!(other.clean(|owner| owner == FIRST).unwrap(), 0);
     assert_eq!(other.clean(|_| false).unwrap(), 1);
     assert!(power.paths().is_empty());
+}
+
+#[test]
+fn what_no_owner_has_named_is_not_removed() {
+    let power = Power::with(Path::new(ROOT));
+    let folder = opened(&power, FIRST).unwrap();
+    let letters = ["thesis.tex", "dead-1", SECOND, "2222222222222222-", "2222222222222222-draft"];
+    let longer = ["22222222222222222-1", "222222222222222A-1", "-1", "2222222222222222-1-1"];
+    for name in letters.into_iter().chain(longer) {
+        power.create(&Path::new(ROOT).join("tmp").join(name)).unwrap();
+    }
+    let before = power.paths();
+    power.create(Path::new("/store/tmp/2222222222222222-17")).unwrap();
+    assert_eq!(folder.clean(|_| false).unwrap(), 1);
+    assert_eq!(power.paths(), before);
 }

@@ -95,6 +95,9 @@ class CataloguedStore(ABC):
         """Bytes that blocks may take."""
         return self.limits.max_bytes
 
+    def _be_known(self) -> None:  # noqa: B027 (memory is one process's)
+        """Count as one that runs, before anything begins that ends with its process."""
+
     def _check_room(self, n_bytes: int) -> None:  # noqa: B027 (memory has none to check)
         """Refuse to write so many bytes where the place for it is missing."""
 
@@ -200,6 +203,8 @@ class CataloguedStore(ABC):
         is_pinned: bool | None = None,
     ) -> None:
         """How an agent's blocks stand from now on; see `BlockStore.regard`."""
+        if is_pinned:
+            self._be_known()
         self.catalogue.regard(
             namespace, agent_id, hint=hint, priority=priority, is_pinned=is_pinned
         )
@@ -212,6 +217,7 @@ class CataloguedStore(ABC):
         if not sizes:
             return 0
         self._check_room(sum(n_bytes for _, n_bytes in sizes))
+        self._be_known()
         with self.catalogue.database.unparted():
             self._clear_the_way()
             self.expire()
@@ -280,7 +286,7 @@ class CataloguedStore(ABC):
 
     def older_files(self, seconds: float) -> list[str]:
         """The files that nobody has used for so long."""
-        return self.catalogue.older_than(int(self._now() - seconds))
+        return self.catalogue.older_than(int(max(0.0, self._now() - seconds)))
 
     def remove(
         self,

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from semantic.adapters.store.locks import Lock
+from semantic.adapters.store.locks import Lock, ThreadLock
 from semantic.adapters.store.sqlite_file import (
     BUSY_SECONDS,
     CatalogueDamagedError,
@@ -73,9 +73,8 @@ class Database:
         self._mark = None if path is None else path.with_name(f"{path.name}-damaged")
         self.is_made = is_made
         self._told = damaged
-        self._lock = threading.Lock()
-        self._writing = threading.Lock()
-        self._process = os.getpid()
+        self._lock = ThreadLock(self._name)
+        self._writing = ThreadLock(self._name)
         self._is_closed = False
         self._fault = ""
         self._is_marked = False
@@ -261,8 +260,6 @@ class Database:
     def _check_use(self) -> None:
         if self._is_closed:
             raise CachePersistenceError(f"{self._name} is closed")
-        if self._process != os.getpid():
-            raise CachePersistenceError(f"{self._name} was opened before this process was forked")
 
     def _occupy(self) -> None:
         assert self._path is not None
@@ -338,11 +335,11 @@ class Database:
 
     def close(self) -> None:
         """Close the file. Idempotent; a child leaves that to its parent."""
-        with self._lock:
-            if self._process == os.getpid():
+        if self._lock.is_ours:
+            with self._lock:
                 self._unparted = 0
                 self._let_go()
-            self._is_closed = True
+                self._is_closed = True
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

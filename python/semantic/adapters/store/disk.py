@@ -18,15 +18,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from semantic.adapters.store.aside import Aside
 from semantic.adapters.store.block_file import has_tensors, is_block, most_bytes, written
 from semantic.adapters.store.catalogue import Catalogue
 from semantic.adapters.store.catalogued import CataloguedStore
 from semantic.adapters.store.database import CatalogueDamagedError
 from semantic.adapters.store.limits import Limits
+from semantic.adapters.store.locks import ThreadLock
+from semantic.adapters.store.owner_names import workroom
 from semantic.adapters.store.owners import Owners
-from semantic.adapters.store.private_folder import make_private
+from semantic.adapters.store.private_folder import make_private, sync_folder
 from semantic.adapters.store.recovery import Recovery
-from semantic.adapters.store.sealing import check_key
+from semantic.adapters.store.sealing import check_key, check_unsealed, mark_sealed
 from semantic.adapters.store.veil import Veil
 from semantic.domain._check import whole_number
 from semantic.domain.block_bytes import TensorBytes
@@ -45,6 +48,9 @@ __all__ = ["CATALOGUE_BYTES", "STORE_BYTES", "DiskStore"]
 _log = logging.getLogger("semantic")
 
 _CATALOGUE = "catalogue.sqlite3"
+
+_UNREAD = "unread_bytes"
+"""The fact that whoever has looked last keeps, for the limits of all."""
 
 _ASIDE_PART = 16
 """What was set aside may take this part of the limit."""
@@ -88,7 +94,8 @@ class DiskStore(CataloguedStore):
 
     Raises:
         CachePersistenceError: The folder cannot be used, or is not for its owner alone.
-        PoolConfigurationError: Limits that cannot be, or another key than the folder's.
+        PoolConfigurationError: Limits that cannot be, another key than the folder's, or one for a
+            folder that is used without.
     """
 
     def __init__(
@@ -105,7 +112,7 @@ class DiskStore(CataloguedStore):
         now: Callable[[], float] = time.time,
     ) -> None:
         limits = Limits(max_bytes, daily_write_bytes, min_reuse, policy or EvictionPolicy())
-        self.path = Path(path).expanduser()
+        self.path = Path(path).expanduser().absolute()
         self._free_floor = whole_number(
             free_floor_bytes, "free_floor_bytes", PoolConfigurationError
         )
@@ -113,7 +120,7 @@ class DiskStore(CataloguedStore):
         self._repairs = False
         self._keeps_limit = repair
         self._mending: threading.Thread | None = None
-        self._mending_lock = threading.Lock()
+        self._mending_lock = ThreadLock(str(self.path))
         self._ending = threading.Event()
         self._numbers = itertools.count()
         veil = Veil(key)
@@ -122,18 +129,10 @@ class DiskStore(CataloguedStore):
                 make_private(self.path)
             elif not (self.path / "blocks").is_dir():
                 raise CachePersistenceError(f"{self.path}: there is no store")
-            self._owners = Owners(self.path / "owners")
+        self._owners = Owners(self.path / "owners")
         try:
             with _refusals(self.path), self._owners.alone():
-                check_key(self.path, veil, is_marked=repair)
-            self.folder = BlockFolder(self.path, self._owners.name, veil.secret)
-            catalogue = Catalogue(
-                self.path / _CATALOGUE,
-                self._owners.name,
-                veil,
-                is_made=repair,
-                damaged=self._mend_later,
-            )
+                catalogue = self._entered(veil, is_made=repair)
         except BaseException:
             self._owners.close()
             raise
@@ -147,6 +146,28 @@ class DiskStore(CataloguedStore):
             raise
 
     # Opening -----------------------------------------------------------------------------------
+
+    def _entered(self, veil: Veil, *, is_made: bool) -> Catalogue:
+        """Enter the folder and open its catalogue.
+
+        One process at a time does it: so all agree on the key.
+        """
+        self._owners.enter()
+        is_unsealed = check_key(self.path, veil, is_marked=is_made)
+        self.folder = BlockFolder(self.path, self._owners.name, veil.secret)
+        name, damaged = self._owners.name, self._mend_later
+        path = self.path / _CATALOGUE
+        catalogue = Catalogue(path, name, veil, is_made=is_made, damaged=damaged)
+        if is_unsealed:
+            try:
+                is_in_use = self._owners.running() != [name]
+                check_unsealed(self.path, veil, catalogue.database, is_in_use=is_in_use)
+                if is_made:
+                    mark_sealed(self.path, veil)
+            except BaseException:
+                catalogue.close()
+                raise
+        return catalogue
 
     def _open(self) -> None:
         try:
@@ -176,10 +197,15 @@ class DiskStore(CataloguedStore):
         """
         self.catalogue.database.is_made = True
         with _refusals(self.path), self._owners.alone():
+            self._owners.enter()
             running = self._owners.running()
             self._recovery.run(running, self._make_room_aside, is_thorough=is_thorough)
-            if self._keeps_limit and self.catalogue.fact("max_bytes") != self.limits.max_bytes:
-                self.catalogue.keep_fact("max_bytes", self.limits.max_bytes)
+            facts = {_UNREAD: self._recovery.unread_bytes}
+            if self._keeps_limit:
+                facts["max_bytes"] = self.limits.max_bytes
+            for fact, value in facts.items():
+                if self.catalogue.fact(fact) != value:
+                    self.catalogue.keep_fact(fact, value)
             self.expire()
             self.shrink(self.catalogue.fact("bytes") - self._room())
 
@@ -244,6 +270,10 @@ class DiskStore(CataloguedStore):
         with _refusals(self.path):
             return self._owners.running()
 
+    def _be_known(self) -> None:
+        with _refusals(self.path):
+            self._owners.enter()
+
     def _clear_the_way(self) -> bool:
         is_cleared = super()._clear_the_way()
         owners = {owner for _, _, owner in self.catalogue.on_their_way()}
@@ -293,11 +323,7 @@ class DiskStore(CataloguedStore):
         for fan in {file[:2] for file in files}:
             path = self.path / "blocks" / fan
             with _refusals(path), contextlib.suppress(FileNotFoundError):
-                folder = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
+                sync_folder(path)
 
     def _set_aside(self, file: str) -> None:
         self.folder.set_aside(file)
@@ -309,8 +335,8 @@ class DiskStore(CataloguedStore):
 
     def _room(self) -> int:
         most = self.limits.max_bytes
-        others = self.bytes_aside(most // _ASIDE_PART) + self._recovery.unread_bytes
-        return most - others - self.catalogue_bytes
+        unread = max(self._recovery.unread_bytes, self.catalogue.fact(_UNREAD))
+        return most - self.bytes_aside(most // _ASIDE_PART) - unread - self.catalogue_bytes
 
     @property
     def catalogue_bytes(self) -> int:
@@ -320,19 +346,8 @@ class DiskStore(CataloguedStore):
 
     def bytes_aside(self, most: int) -> int:
         """Bytes of what was set aside, of which so many are kept to be looked at."""
-        found = []
         with _refusals(self.path / "aside"):
-            for file in (self.path / "aside").iterdir():
-                with contextlib.suppress(FileNotFoundError):  # another process may be faster
-                    status = file.stat()
-                    found.append((status.st_mtime, status.st_size, file))
-            n_bytes = sum(size for _, size, _ in found)
-            for _, size, file in sorted(found):
-                if n_bytes <= most:
-                    break
-                file.unlink(missing_ok=True)
-                n_bytes -= size
-        return n_bytes
+            return Aside(self.path / "aside").n_bytes(most)
 
     def clear_aside(self) -> int:
         """Remove what was set aside; how many bytes that were."""
@@ -349,7 +364,7 @@ class DiskStore(CataloguedStore):
     @contextmanager
     def workroom(self) -> Iterator[Path]:
         """A folder for temporary files; what a killed process leaves there is removed."""
-        path = self.path / "tmp" / f"{self._owners.name}-work{next(self._numbers)}"
+        path = self.path / "tmp" / workroom(self._owners.name, next(self._numbers))
         with _refusals(path):
             path.mkdir(mode=0o700)
         try:
@@ -364,6 +379,7 @@ class DiskStore(CataloguedStore):
         Raises:
             CachePersistenceError: There is no room.
         """
+        self._be_known()
         name = f"{self._owners.name}-borrowed{next(self._numbers)}"
         while short := self.catalogue.reserve_bytes(name, n_bytes, self._room()):
             self._make_room(short)
@@ -382,12 +398,13 @@ class DiskStore(CataloguedStore):
             )
 
     def close(self) -> None:
-        """Let go of the store. Idempotent."""
+        """Let go of the store. Idempotent; a child leaves that to its parent."""
         if not self._closed:
             self._closed = True
-            self._ending.set()
-            self._recovery.is_over = True
-            self.is_whole(timeout=10)
+            if self._owners.is_ours:
+                self._ending.set()
+                self._recovery.is_over = True
+                self.is_whole(timeout=10)
             super().close()
             self._owners.close()
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from semantic.adapters.store.locks import ThreadLock
 from semantic.domain._check import whole_number
 from semantic.domain.errors import CachePersistenceError, PoolConfigurationError
 from semantic.domain.layer_group import BLOCK_TOKENS
@@ -14,6 +14,9 @@ from semantic.domain.policy import EvictionPolicy
 from semantic.domain.stored import NewBlock
 
 __all__ = ["Limits", "NoRoomError", "Reuse"]
+
+_MOST_BYTES = (1 << 63) - 1
+"""The catalogue keeps the limit, and no larger number."""
 
 _REMEMBERED = 100_000
 """Token blocks of which is known how often they were used; some MB."""
@@ -43,7 +46,9 @@ class Limits:
     policy: EvictionPolicy = field(default_factory=EvictionPolicy)
 
     def __post_init__(self) -> None:
-        whole_number(self.max_bytes, "max_bytes", PoolConfigurationError, at_least=1)
+        whole_number(
+            self.max_bytes, "max_bytes", PoolConfigurationError, at_least=1, at_most=_MOST_BYTES
+        )
         whole_number(self.min_reuse, "min_reuse", PoolConfigurationError, at_least=1)
         if self.daily_write_bytes is not None:
             name = "daily_write_bytes"
@@ -68,7 +73,7 @@ class Reuse:
     def __init__(self, minimum: int) -> None:
         self._minimum = minimum
         self._turns: OrderedDict[bytes, int] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = ThreadLock("a store")
 
     def used(self, keys: Sequence[bytes]) -> None:
         """A turn with these token blocks is over."""

@@ -1,16 +1,20 @@
 """Locks of a store: the system takes them back however a process ends.
 
 A lock belongs to an open file, which a forked child would share: it would go on counting as its
-parent after that was killed. So children close the locks of their parent at once.
+parent after that was killed. So children close the locks of their parent at once. Those between
+threads they inherit as they are, of threads that they do not have: so they are refused those.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from pathlib import Path
 
-__all__ = ["Lock"]
+from semantic.domain.errors import CachePersistenceError
+
+__all__ = ["Lock", "ThreadLock"]
 
 _OPEN: set[int] = set()
 
@@ -41,6 +45,17 @@ class Lock:
         """Whether nobody has removed the file."""
         return os.fstat(self._file).st_nlink > 0
 
+    def is_of(self, path: Path) -> bool:
+        """Whether this is the file that has the name now."""
+        try:
+            return os.path.samestat(os.fstat(self._file), path.lstat())
+        except FileNotFoundError:
+            return False
+
+    def touch(self) -> None:
+        """Let nobody take it for a file that is old."""
+        os.utime(self._file)
+
     def wait_alone(self) -> None:
         """Take it alone, as soon as nobody else has it."""
         fcntl.flock(self._file, fcntl.LOCK_EX)
@@ -66,6 +81,35 @@ class Lock:
             _OPEN.discard(self._file)
             os.close(self._file)
         self._file = -1
+
+
+class ThreadLock:
+    """A lock between the threads of the process that made it.
+
+    Args:
+        name: What it locks, for the refusal.
+
+    Raises:
+        CachePersistenceError: It is a forked child that enters.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process made it."""
+        return self._process == os.getpid()
+
+    def __enter__(self) -> None:
+        if not self.is_ours:
+            raise CachePersistenceError(f"{self._name} was opened before this process was forked")
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
 
 
 def _let_go_in_child() -> None:

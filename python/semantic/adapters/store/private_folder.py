@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 from semantic.domain.errors import CachePersistenceError
 
-__all__ = ["make_private"]
+__all__ = ["make_private", "sync_folder"]
 
 _OTHERS = 0o077
 _PARTS = ("blocks", "catalogue.sqlite3")
@@ -22,7 +23,11 @@ def make_private(path: Path) -> None:
         CachePersistenceError: It is another user's, or holds something else and is open to others.
         OSError: The system refuses.
     """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in made:
+        with contextlib.suppress(PermissionError):  # one may add to what one may not read
+            sync_folder(folder.parent)
     status = path.stat()
     if not status.st_mode & _OTHERS:
         return
@@ -36,3 +41,16 @@ def make_private(path: Path) -> None:
             " its own"
         )
     path.chmod(0o700)
+
+
+def sync_folder(path: Path) -> None:
+    """Return when the names in a folder would survive a power cut.
+
+    Raises:
+        OSError: The system refuses.
+    """
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from semantic.adapters.store.aside import Aside
 from semantic.adapters.store.block_file import described
 from semantic.adapters.store.block_files import ENDING, FANS, BlockFiles, block_files
 from semantic.adapters.store.catalogue import Adopted, Catalogue
 from semantic.adapters.store.database import CatalogueDamagedError
+from semantic.adapters.store.owner_names import owner_of_workroom
 from semantic.adapters.store.soundness import Soundness
 from semantic.adapters.store.veil import Veil
 from semantic.domain.errors import CacheCorruptionError, CachePersistenceError
@@ -111,17 +113,13 @@ class Recovery:
         return not database.is_damaged
 
     def _make_again(self, running: Sequence[str], aside_bytes: Callable[[int], int]) -> None:
-        with self._catalogue.database.made_again(self._aside):
+        with self._catalogue.database.made_again(Aside(self._path / "aside").place):
             there = block_files(self._path)
             aside_bytes(sum(self._size(file) for file in there.files))
             self._clean(running)
             self._note(there)
             self._enter(there.files)
         _log.warning("%s: the catalogue was made again from the blocks", self._path)
-
-    def _aside(self, file: Path) -> Path:
-        number = len(list((self._path / "aside").glob(f"{file.name}.*")))
-        return self._path / "aside" / f"{file.name}.{os.getpid()}-{number}"
 
     def finish(self, running: Sequence[str]) -> bool:
         """Finish what processes that do not run any more have begun; whether that was anything."""
@@ -172,8 +170,9 @@ class Recovery:
         """Remove the temporary files and folders of processes that do not run any more."""
         try:
             for entry in os.scandir(self._path / "tmp"):
-                is_folder = entry.is_dir(follow_symlinks=False)
-                if is_folder and entry.name.rpartition("-")[0] not in running:
+                owner = owner_of_workroom(entry.name)
+                is_left = owner is not None and owner not in running
+                if is_left and entry.is_dir(follow_symlinks=False):
                     shutil.rmtree(entry.path)
             self._folder.clean(running)
         except (OSError, CachePersistenceError) as error:

@@ -10,12 +10,22 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
+from semantic.adapters.store.database import CatalogueDamagedError, Database
+from semantic.adapters.store.private_folder import sync_folder
 from semantic.adapters.store.veil import Veil
 from semantic.domain.errors import PoolConfigurationError, SemanticError
 from semantic.domain.native import BlockFolder
 from semantic.domain.stored import BlockName
 
-__all__ = ["KEY_VARIABLE", "SALT_VARIABLE", "check_key", "read_key", "read_salt"]
+__all__ = [
+    "KEY_VARIABLE",
+    "SALT_VARIABLE",
+    "check_key",
+    "check_unsealed",
+    "mark_sealed",
+    "read_key",
+    "read_salt",
+]
 
 KEY_VARIABLE = "SEMANTIC_STORE_KEY"
 """The environment variable that may hold a store's key."""
@@ -33,7 +43,7 @@ _LOOKS = 16
 """Files that are looked at where there is no mark: most of them would have to be damaged."""
 
 
-def check_key(path: Path, veil: Veil, *, is_marked: bool = True) -> None:
+def check_key(path: Path, veil: Veil, *, is_marked: bool = True) -> bool:
     """Refuse another key than the folder's: with it, every block would look damaged.
 
     Where the mark is lost or damaged, the block files say what it should be.
@@ -41,7 +51,10 @@ def check_key(path: Path, veil: Veil, *, is_marked: bool = True) -> None:
     Args:
         path: The folder.
         veil: What the key makes of names.
-        is_marked: Whether the mark is written where it is missing.
+        is_marked: Whether the mark is written where it is missing, and the files say what it is.
+
+    Returns:
+        Whether neither the mark nor a file says yet that the folder is sealed, and it is to be.
 
     Raises:
         PoolConfigurationError: Another key, none, or one for a folder that is not sealed.
@@ -53,29 +66,77 @@ def check_key(path: Path, veil: Veil, *, is_marked: bool = True) -> None:
     except FileNotFoundError:
         found = ""
     if found == veil.fingerprint and found:
-        return
+        return False
     some = list(islice((path / "blocks").glob("*/*"), _LOOKS))
     # Most of them: a file of another store may have strayed into this one.
     fronts = [_front(file) for file in some]
     n_sealed = sum(front == _MAGIC for front in fronts)
     is_sealed = n_sealed > sum(front[8:9] == b"{" for front in fronts)
     if not found and not is_sealed and not veil.fingerprint:
-        return
+        return False
     if some and not is_sealed and not found:
         raise PoolConfigurationError(f"{path} has blocks that are not sealed: use no key")
     if not veil.fingerprint:
         raise PoolConfigurationError(
             f"{path} is sealed: it needs its key, from a file or from {KEY_VARIABLE}"
         )
-    if (found or is_sealed) and not _opens(path, some, veil):
+    if not found and not is_sealed:
+        return True
+    if not _opens(path, some, veil):
         raise PoolConfigurationError(f"{path} is sealed, and this is another key: use its own")
     if is_marked:
-        _write_mark(mark, veil.fingerprint)
+        mark_sealed(path, veil)
+    return False
+
+
+def check_unsealed(path: Path, veil: Veil, database: Database, *, is_in_use: bool) -> None:
+    """Refuse to seal a folder, of which nothing says that it is, while it is used without a key.
+
+    Args:
+        path: The folder.
+        veil: What the key makes of values.
+        database: Its catalogue, in which a store may have names though it has no blocks.
+        is_in_use: Whether other processes use it: none of them can have this key.
+
+    Raises:
+        PoolConfigurationError: It is used without a key, or was.
+        CachePersistenceError: The system refuses.
+    """
+    if is_in_use:
+        raise PoolConfigurationError(
+            f"{path} is in use without a key: end what uses it first, or use no key"
+        )
+    try:
+        ((tokens, label),) = database.read(_VALUES)
+    except CatalogueDamagedError:
+        return  # it is made again from the blocks, and there are none
+    if any(isinstance(value, bytes) and veil.unseal(value) is None for value in (tokens, label)):
+        raise PoolConfigurationError(
+            f"{path} has a catalogue that is not sealed with this key: use no key, or a folder of"
+            " its own"
+        )
+
+
+_VALUES = "SELECT (SELECT tokens FROM nodes LIMIT 1), (SELECT label FROM agents LIMIT 1)"
+
+
+def mark_sealed(path: Path, veil: Veil) -> None:
+    """Write down which key a folder is sealed with, so that it survives a power cut."""
+    mark = path / _MARK
+    new = mark.with_suffix(".new")
+    with open(os.open(new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+        file.write(f"{veil.fingerprint}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(mark)
+    sync_folder(path)
 
 
 def _front(file: Path) -> bytes:
     """What tells sealed files from plain ones, whose header begins with a brace."""
     try:
+        if not file.is_file():
+            return b""  # to open a pipe is to wait
         with file.open("rb") as opened:
             return opened.read(len(_MAGIC))
     except OSError:
@@ -94,20 +155,6 @@ def _opens(path: Path, files: Iterable[Path], veil: Veil) -> bool:
         except SemanticError:
             continue
     return False
-
-
-def _write_mark(mark: Path, text: str) -> None:
-    new = mark.with_suffix(".new")
-    with open(os.open(new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
-        file.write(f"{text}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    new.rename(mark)
-    folder = os.open(mark.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def read_key(file: Path | None) -> bytes | None:

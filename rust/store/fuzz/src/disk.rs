@@ -8,8 +8,11 @@ use super::power::Power;
 
 pub(crate) const ROOT: &str = "/store";
 
+/// Who has the folder open.
+pub(crate) const OWNER: &str = "0a11e0a11e0a11e0";
+
 pub(crate) fn folder(disk: &Power) -> Folder<Power> {
-    Folder::open(disk.clone(), Path::new(ROOT), "alive").expect("the disk takes all")
+    Folder::open(disk.clone(), Path::new(ROOT), OWNER).expect("the disk takes all")
 }
 
 pub(crate) fn put(disk: &Power, path: &Path, bytes: &[u8]) {

@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 
 use semantic_store::{Error, Files};
 
-use super::disk::{ROOT, folder, put};
+use super::disk::{OWNER, ROOT, folder, put};
 use super::power::Power;
 
 /// More files than that tell nothing new, and a disk in memory is slow to list.
@@ -38,15 +38,19 @@ pub fn file_names(bytes: &[u8]) {
         }
     }
     let mut expected = disk.paths();
-    expected.retain(|path| path.strip_prefix("/store/tmp").map_or(true, is_alive));
-    folder.clean(|owner| owner == "alive").expect("the disk works");
+    expected.retain(|path| path.strip_prefix("/store/tmp").map_or(true, |file| !is_left(file)));
+    folder.clean(|owner| owner == OWNER).expect("the disk works");
     assert_eq!(disk.paths(), expected);
 }
 
-/// Whether a temporary file has the name that an owner who runs gives.
-fn is_alive(file: &Path) -> bool {
-    let n = file.to_str().and_then(|file| file.strip_prefix("alive-"));
-    n.is_some_and(|n| !n.contains('-'))
+/// Whether a temporary file has the name that an owner who does not run has given it.
+fn is_left(file: &Path) -> bool {
+    let Some((owner, n)) = file.to_str().and_then(|file| file.split_once('-')) else {
+        return false;
+    };
+    let are = |text: &str, digits: &str| text.chars().all(|digit| digits.contains(digit));
+    let is_owner = owner.len() == OWNER.len() && are(owner, "0123456789abcdef");
+    is_owner && owner != OWNER && !n.is_empty() && are(n, "0123456789")
 }
 
 /// A name is refused, or that of a file at its place.
