@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Served:
     """One `semantic serve` process."""
 
+    program: Sequence[str] = ("-m", "semantic.cli")
+    """What Python runs."""
+
     def __init__(self, log: Path, *options: str) -> None:
         self.log = log
         # mlx_lm.server lists a hub cache, and answers nothing at all where there is none.
         (log.parent / "hub").mkdir(exist_ok=True)
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "semantic.cli", "serve", *options],
+                [sys.executable, *self.program, "serve", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

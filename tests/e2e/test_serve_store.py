@@ -17,10 +17,25 @@ from typing import Any
 import pytest
 
 from semantic.testing.handbook import handbook
+from tests.e2e.conftest import Served
 from tests.e2e.test_serve import cached_tokens
 
 SYSTEM = ("system", handbook()[:3000])
 Serve = Callable[..., tuple[Any, Any]]
+
+STUCK = """
+import threading
+import mlx_lm.server
+from semantic.cli.main import main
+
+def never(self):
+    print("the generation thread does not end", flush=True)
+    threading.Event().wait()
+
+mlx_lm.server.ResponseGenerator.stop_and_join = never
+main()
+"""
+"""`semantic` with a generation thread that is busy whenever the server has to end."""
 
 
 def text_of(answer: dict[str, Any]) -> str:
@@ -164,6 +179,26 @@ def test_a_second_interrupt_leaves_what_waits_and_the_store_is_sound(
     assert "Traceback" not in server.said()
     assert is_sound(folder)
     assert len(list(folder.rglob("*.safetensors"))) == n_files > 0
+
+
+def test_a_second_interrupt_leaves_a_busy_generation_thread_and_what_waits(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Served, "program", ("-c", STUCK))
+    folder = tmp_path / "store"
+    server, api = serve("--store", str(folder))
+    api.chat(SYSTEM, ("user", "Who begins?"))
+    until(lambda: is_settled(api))
+    with writing_waits(folder):
+        api.chat(SYSTEM, ("user", "Who comes next?"))
+        until(lambda: stored(api)["waiting"])
+        server.process.terminate()
+        until(lambda: "does not end" in server.said())
+        server.process.terminate()
+        assert server.ended_with(5) == 1
+    assert "still busy" in server.said()
+    assert "were not stored" in server.said()
+    assert is_sound(folder)
 
 
 def test_b29_a_second_server_shares_what_the_first_has_stored_within_a_second(

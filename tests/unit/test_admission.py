@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from semantic import BlockPool, CacheManager, EvictionPolicy, MemoryBudget, PoolExhaustedError
+from semantic.application.counters import Counters
 from tests.token_rows import SPECS, TokenRows
 from tests.unit.test_eviction_policies import Clock, N, Rows
 
@@ -109,6 +110,27 @@ def test_a_refusal_says_by_how_many_bytes_the_queue_is_short() -> None:
         memory.admit("b", list(range(1, 4 * N + 1)))
     assert refusal.value.bytes_short == 2 * need - need * 3 // 2
     assert refusal.value.bytes_requested == need
+
+
+def test_a_request_that_cannot_be_counted_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    geometry = SPECS["global"]
+    pool = BlockPool(geometry, total_blocks=8)
+    memory = CacheManager(geometry, pool, materialiser=AnyRows())
+
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as refused:
+        refused.setattr(Counters, "request", refuse)
+        with pytest.raises(MemoryError):
+            memory.admit("a", list(range(N)))
+    assert pool.used_memory() == 0
+    with memory.admit("a", list(range(N))) as lease:
+        lease.commit(list(range(N)), [list(range(N))])
+    memory.swap(geometry)
+    pool.check()
 
 
 @pytest.mark.parametrize("first", ["mine", "theirs"])

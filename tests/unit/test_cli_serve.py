@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import sys
 import threading
@@ -245,6 +247,50 @@ def test_a_generation_thread_that_does_not_end_is_told(
     with pytest.raises(ServerError, match="still busy") as caught:
         launch(["--port", "0"], new_cache=FakeCache)
     assert caught.value.still_running
+    never.set()
+
+
+class BusyWriter:
+    """A writer that is never done; the test ends where it is waited for in vain."""
+
+    waiting = 7
+
+    def __init__(self) -> None:
+        self.waits = 0
+
+    def flush(self, timeout: float) -> bool:
+        self.waits += 1
+        assert self.waits < 20, "nobody gave up"
+        return False
+
+
+@pytest.mark.parametrize("asked", [0, 1], ids=["it ends by itself", "it was asked to end"])
+def test_asked_once_more_the_server_waits_for_nothing_at_all(
+    made: list[FakeGenerator], monkeypatch: pytest.MonkeyPatch, asked: int
+) -> None:
+    """Neither for the generation thread, nor for what is still to be stored."""
+    never = threading.Event()
+
+    def ask() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def is_alive(self: FakeGenerator) -> bool:
+        if asked:
+            ask()
+        return bool(asked)
+
+    def stop(self: FakeGenerator) -> None:
+        ask()
+        never.wait()
+
+    monkeypatch.setattr(FakeGenerator, "generation_available", is_alive)
+    monkeypatch.setattr(FakeGenerator, "stop_and_join", stop)
+    monkeypatch.setattr("semantic.adapters.mlx_lm.server._STOP_SECONDS", 5)
+    writer = BusyWriter()
+    monkeypatch.setattr(FakeCache, "writer", writer, raising=False)
+    with pytest.raises(ServerError, match="still busy"):
+        launch(["--port", "0"], new_cache=FakeCache)
+    assert writer.waits == 1
     never.set()
 
 

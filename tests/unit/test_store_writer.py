@@ -239,6 +239,38 @@ def test_after_the_system_has_refused_nothing_is_written_for_a_while(desk: Desk)
     assert desk.failures("store_write") == 2
 
 
+def test_words_are_said_while_turns_are_not_written(desk: Desk) -> None:
+    desk.store.error = CachePersistenceError("full", errno=28)
+    desk.writer.submit(Turn("refused"))
+    desk.writer.submit(said("a", is_pinned=True))
+    desk.writer.submit(Turn("too early"))
+    desk.writer.submit(said("b", used=[b"1"]))
+    assert desk.writer.flush(30)
+    assert desk.store.told == [("a", {"is_pinned": True}), ("b", (b"1",))]
+    assert desk.failures("store_write") == 2
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_without_a_thread_to_write_with_nothing_waits_and_the_next_turn_asks_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise error
+
+    turns = [Turn("refused"), Turn("written")]
+    with monkeypatch.context() as refused:
+        refused.setattr(threading.Thread, "start", refuse)
+        desk.writer.submit(turns[0])
+        desk.writer.submit(said("a", hint="ended"))
+        assert desk.writer.flush(5)
+        assert (desk.writer.waiting, turns[0].releases) == (0, 1)
+    assert desk.failures("store_behind") == 2
+    desk.writer.submit(turns[1])
+    assert desk.writer.flush(30)
+    assert (desk.store.told, turns[1].releases) == (["written"], 1)
+    assert desk.writer.close(30)
+
+
 @pytest.mark.parametrize("error", [CachePersistenceError("no room"), RuntimeError("a bug")])
 def test_what_is_no_refusal_of_the_system_stops_nothing_else(desk: Desk, error: Exception) -> None:
     desk.store.error = error
@@ -272,6 +304,28 @@ def test_closing_waits_no_longer_than_it_may(desk: Desk) -> None:
     assert desk.writer.close(30)
     assert desk.writer.close(30)
     assert (begun.releases, desk.store.told) == (1, ["busy"])
+
+
+def test_what_is_submitted_while_it_closes_does_not_keep_it_open(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = Turn("late")
+    begun = desk.busy()
+    wait_for = threading.Condition.wait_for
+
+    def closing(changed: threading.Condition, *arguments: Any, **options: Any) -> bool:
+        if threading.current_thread() is closer:
+            desk.writer.submit(late)
+            desk.store.is_open.set()
+        return wait_for(changed, *arguments, **options)
+
+    monkeypatch.setattr(threading.Condition, "wait_for", closing)
+    done: list[bool] = []
+    closer = threading.Thread(target=lambda: done.append(desk.writer.close(30)))
+    closer.start()
+    closer.join(60)
+    assert done == [True]
+    assert (begun.releases, late.releases, desk.store.told) == (1, 1, ["busy"])
 
 
 def test_closing_writes_what_waits(desk: Desk) -> None:

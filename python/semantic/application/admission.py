@@ -79,8 +79,7 @@ class Admission:
                 except PoolExhaustedError as error:
                     shortage = error
                 else:
-                    self._count(request, lease)
-                    return lease
+                    return self._counted(request, lease)
                 finally:
                     self._gate.step_out()
                 self._wait(ticket, shortage, deadline)
@@ -101,11 +100,17 @@ class Admission:
             min(left, _WAIT_POLL_SECONDS),
         )
 
-    def _count(self, request: Request, lease: Lease) -> None:
+    def _counted(self, request: Request, lease: Lease) -> Lease:
         memory = self.memory
-        memory.counters.request(len(request.prompt), lease.cached_tokens, lease.matched_tokens)
-        if memory.tier is not None:
-            memory.tier.admitted(request.agent_id)
+        try:
+            memory.counters.request(len(request.prompt), lease.cached_tokens, lease.matched_tokens)
+            if memory.tier is not None:
+                memory.tier.admitted(request.agent_id)
+        except BaseException:
+            # Nobody else has the lease, so nobody would end it.
+            lease.abort()
+            raise
+        return lease
 
     def _outwaited(self, ticket: Ticket, request: Request) -> PoolExhaustedError:
         """Why a request is refused before it is its turn."""

@@ -2,7 +2,8 @@
 
 A turn keeps its blocks in memory until they are written, with a hold. A word costs no memory, and
 is joined with what waits to be said of the same agent. Jobs are run in the order in which they
-came. What cannot be written is counted, and served from memory as before.
+came. What cannot be written is counted, and served from memory as before. After the system has
+refused, turns are let go for a while; words are said all the same, for nobody says them again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _MOST_WORDS = 1024
 """Words that may wait to be said: about as many agents, since those of one are joined."""
 
 _PAUSE_SECONDS = 10.0
-"""After the system has refused, so long nothing is written."""
+"""After the system has refused, so long no turn is written."""
 
 
 class StoreJob(Protocol):
@@ -87,14 +88,19 @@ class StoreWriter:
             return len(self._jobs) + (self._running is not None)
 
     def submit(self, job: StoreJob) -> None:
-        """Have a job done; one too many, or after the end, is let go. Never waits."""
+        """Have a job done; one too many, or after the end, is let go. Never waits, nor raises."""
         with self._changed:
-            is_taken = not self._is_closing and self._take(job)
-            if is_taken:
-                self._start()
+            if self._is_closing:
+                refusal = "the end came first"
+            elif not self._is_started():
+                refusal = "the system has no thread to write with"
+            elif not self._take(job):
+                refusal = "too much waits to be written"
+            else:
+                refusal = ""
                 self._changed.notify_all()
-        if not is_taken:
-            self._let_go([job], "too much waits to be written")
+        if refusal:
+            self._let_go([job], refusal)
 
     def _take(self, job: StoreJob) -> bool:
         word = None if job.holds_blocks else self._words.get(job.about)
@@ -110,10 +116,16 @@ class StoreWriter:
         self._jobs.append(job)
         return True
 
-    def _start(self) -> None:
+    def _is_started(self) -> bool:
+        """Whether the thread runs; where the system refuses one, the next job asks again."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="semantic-store", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="semantic-store", daemon=True)
+            try:
+                thread.start()
+            except (RuntimeError, MemoryError):
+                return False
+            self._thread = thread
+        return True
 
     def let_go(self) -> bool:
         """Give up the turns that wait, so that their blocks may be evicted; whether any did."""
@@ -144,7 +156,7 @@ class StoreWriter:
             return self._changed.wait_for(self._is_idle, timeout)
 
     def close(self, timeout: float | None = None) -> bool:
-        """Write what waits, and stop. Idempotent.
+        """Write what waits, and stop; what is submitted from now on is let go. Idempotent.
 
         What is being written when the time is over is left to itself: it ends with its block, or
         with the process.
@@ -153,9 +165,9 @@ class StoreWriter:
             Whether all of it was written within `timeout` seconds.
         """
         with self._changed:
-            is_done = self._changed.wait_for(self._is_idle, timeout)
             self._is_closing = True
             self._changed.notify_all()
+            is_done = self._changed.wait_for(self._is_idle, timeout)
         self._let_go(self._taken_out(lambda job: True), "the end came first")
         if self._thread is not None and is_done:
             self._thread.join()
@@ -205,7 +217,7 @@ class StoreWriter:
                     self._changed.notify_all()
 
     def _write(self, job: StoreJob) -> None:
-        if self._clock.monotonic() < self._paused_until:
+        if job.holds_blocks and self._clock.monotonic() < self._paused_until:
             self._counters.failure("store_write", "the store refused a moment ago")
             return
         try:

@@ -24,7 +24,7 @@ __all__ = ["register"]
 
 _STORE_MAX_BYTES = 64_000_000_000
 
-_CLOSE_SECONDS = 2.0
+_CLOSE_SECONDS = 0.5
 """A store that is idle closes at once."""
 
 _HELP = """Serve a model with mlx_lm.server and a KV memory that agents share.

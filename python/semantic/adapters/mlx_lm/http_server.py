@@ -55,14 +55,28 @@ class ServerError(SemanticError):
 
 
 class StopRequest:
-    """How often somebody asked the server to end."""
+    """How often somebody asked the server to end: twice ends all patience.
+
+    What the server still waits for once it ends may be many things, one after the other: asking
+    again means all of them.
+    """
 
     def __init__(self) -> None:
         self.times = 0
 
+    @property
+    def is_urgent(self) -> bool:
+        """Whether nothing is to be waited for any more."""
+        return self.times > 1
+
     def ask(self, *_: object) -> None:
         """Ask once more; also a signal handler."""
         self.times += 1
+
+    def begin(self) -> None:
+        """The server ends, also where nobody has asked for it."""
+        if not self.times:
+            self.ask()
 
 
 class _StopError(Exception):

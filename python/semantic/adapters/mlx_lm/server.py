@@ -298,6 +298,7 @@ def _serve(
                 on_ready(host, httpd.server_port)
             httpd.serve_until_stopped()
         finally:
+            httpd.stop.begin()
             try:
                 _stop(httpd.generator, httpd.stop)
             finally:
@@ -340,7 +341,7 @@ def _stop(generator: Any, request: StopRequest) -> None:
     stopper = threading.Thread(target=generator.stop_and_join, daemon=True)
     stopper.start()
     deadline = time.monotonic() + _STOP_SECONDS
-    while stopper.is_alive() and time.monotonic() < deadline and request.times < 2:
+    while stopper.is_alive() and time.monotonic() < deadline and not request.is_urgent:
         stopper.join(POLL_SECONDS)
     if stopper.is_alive():
         raise ServerError(
@@ -351,11 +352,10 @@ def _stop(generator: Any, request: StopRequest) -> None:
 
 
 def _drain(writer: Any, request: StopRequest) -> None:
-    """Wait for what is still to be stored; asking once more to stop leaves it."""
-    asked = request.times
+    """Wait for what is still to be stored; asking twice to stop leaves it."""
     told = 0.0
     while not writer.flush(POLL_SECONDS):
-        if request.times > asked:
+        if request.is_urgent:
             _log.warning("%d turns were not stored", writer.waiting)
             return
         if time.monotonic() - told > _TELL_SECONDS:
