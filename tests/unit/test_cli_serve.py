@@ -161,6 +161,30 @@ def test_a_wrong_address_is_refused_before_anything_starts(
     assert not made
 
 
+@pytest.mark.parametrize("argv", [["--bogus"], ["--port", "80800"], ["--port", "used"]])
+def test_a_start_that_is_refused_touches_no_store(
+    made: list[FakeGenerator], argv: list[str]
+) -> None:
+    """It would be made smaller for a limit that is never kept, or be there for nothing."""
+    opened: list[MemoryStore] = []
+
+    def open_store() -> MemoryStore:
+        opened.append(MemoryStore(1 << 20))
+        return opened[0]
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        words = [port if word == "used" else word for word in argv]
+        with pytest.raises((SystemExit, ServerError)):
+            launch(words, store=open_store, new_cache=FakeCache)
+    assert not opened
+    with pytest.raises(ServerError, match="generation thread died"):
+        launch(["--port", "0"], store=open_store, new_cache=lambda **_: FakeCache())
+    assert len(opened) == 1
+
+
 def test_an_mlx_lm_without_what_we_need_is_refused_by_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -310,7 +334,7 @@ def test_a_store_is_refused_for_a_model_that_several_processes_hold(
     group = SimpleNamespace(rank=lambda: 0, size=lambda: 2)
     monkeypatch.setattr(mlx_server.mx.distributed, "init", lambda: group)
     with pytest.raises(ServerError, match="one process"):
-        launch(["--port", "0"], store=MemoryStore(1 << 20), new_cache=FakeCache)
+        launch(["--port", "0"], store=lambda: MemoryStore(1 << 20), new_cache=FakeCache)
     assert not made
 
 

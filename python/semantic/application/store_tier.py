@@ -116,8 +116,10 @@ class StoreTier:
             if publication.end is not None:
                 self.sealed.settle(publication.end, agent_id)
             self.writer.submit(Told(self.root, agent_id, _said(hit, tokens), hint="active"))
-            self._loaded_tokens += max(0, publication.report.published_tokens - cached_tokens)
-            return publication.report.published_tokens > cached_tokens
+            loaded = max(0, publication.report.published_tokens - cached_tokens)
+            self._loaded_tokens += loaded
+            _log.info("%d of %d tokens of a prompt came from the store", loaded, len(tokens))
+            return loaded > 0
         return False
 
     # To the store ------------------------------------------------------------------------------

@@ -17,10 +17,13 @@ from semantic.adapters.store.disk import CATALOGUE_BYTES, DiskStore
 from semantic.adapters.store.sealing import read_key, read_salt
 from semantic.cli.extras import missing_message
 from semantic.cli.options import duration, memory_size
+from semantic.cli.sizes import format_size
 from semantic.domain.errors import SemanticError
 from semantic.domain.policy import EvictionPolicy
 
 __all__ = ["register"]
+
+_log = logging.getLogger("semantic")
 
 _STORE_MAX_BYTES = 64_000_000_000
 
@@ -164,18 +167,24 @@ def _serve(
 
     wait_seconds = DEFAULT_WAIT_SECONDS if kv_wait is None else float(kv_wait)
     status = 0
-    opened = None
+    opened: list[DiskStore] = []
+
+    def open_store() -> DiskStore:
+        assert store is not None
+        opened.append(_opened(store, given))
+        return opened[0]
+
     try:
         if kv_memory is not None:
             check_fits_machine(kv_memory, "--kv-memory")
         salt = read_salt(store_salt_file)
-        opened = None if store is None else _opened(store, given)
-        launch(context.args, kv_memory=kv_memory, kv_wait=wait_seconds, store=opened, salt=salt)
+        opens = None if store is None else open_store
+        launch(context.args, kv_memory=kv_memory, kv_wait=wait_seconds, store=opens, salt=salt)
     except (ServerError, SemanticError) as error:
         typer.echo(f"semantic serve: {error}", err=True)
         status = 1
-    if opened is not None:
-        _close(opened)
+    for found in opened:
+        _close(found)
     _end_process(status)
 
 
@@ -185,7 +194,13 @@ def _opened(path: Path, options: dict[str, Any]) -> DiskStore:
     folder_bytes = options.pop("max_bytes", _STORE_MAX_BYTES)
     # What is asked for is the whole folder; the catalogue has its share of it.
     max_bytes = max(folder_bytes // 2, folder_bytes - CATALOGUE_BYTES)
-    return DiskStore(path, **{"max_bytes": max_bytes, "key": key, **options})
+    store = DiskStore(path, **{"max_bytes": max_bytes, "key": key, **options})
+    has = store.stats()
+    _log.info(
+        "%s: %d blocks, %s of %s",
+        *(store.path, has["blocks"], format_size(has["bytes"]), format_size(folder_bytes)),
+    )
+    return store
 
 
 def _close(store: DiskStore) -> None:

@@ -37,6 +37,7 @@ from semantic.adapters.mlx_lm.http_server import (
 )
 from semantic.adapters.mlx_lm.junctions import stopping_generator
 from semantic.adapters.mlx_lm.loaded_models import LoadedModels
+from semantic.adapters.mlx_lm.loaded_specs import LoadedSpecs
 from semantic.adapters.mlx_lm.queued import queued_batch, queued_generator
 from semantic.adapters.mlx_lm.request_agents import RequestAgents, named_batch, named_generator
 from semantic.adapters.mlx_lm.request_queue import RequestQueue
@@ -102,7 +103,7 @@ def launch(
     *,
     kv_memory: int | None = None,
     kv_wait: float = DEFAULT_WAIT_SECONDS,
-    store: BlockStore | None = None,
+    store: Callable[[], BlockStore] | None = None,
     salt: str = "",
     on_ready: Callable[[str, int], None] | None = None,
     new_cache: CacheFactory | None = None,
@@ -118,8 +119,9 @@ def launch(
             not fit waits for its turn. With it, bytes are the limit, and `--prompt-cache-size`
             counts only when it is given.
         kv_wait: The longest that a request waits for memory, in seconds.
-        store: Keeps the KV of conversations over restarts; what waits to be stored at the end is
-            stored before this returns, unless it is interrupted once more.
+        store: Opens what keeps the KV of conversations over restarts, once the options are read and
+            the port is bound: a start that is refused touches no store. What waits to be stored at
+            the end is stored before this returns, unless it is interrupted once more.
         salt: The tenant's secret: what is stored with another one is never read.
         on_ready: Called with host and port once the port is bound and the model begins to load.
         new_cache: Makes the prompt cache from `max_size` and `max_bytes`.
@@ -141,12 +143,6 @@ def launch(
                 "a store is for a model that one process holds: the parts of a distributed one "
                 "would read each other's blocks"
             )
-        make_cache = new_cache or _our_prompt_cache
-        loaded = LoadedModels(model_provider, stores=store is not None, salt=salt)
-        if store is not None or kv_memory is not None:
-            make_cache = partial(make_cache, store=store, spec_of=_spec_of(model_provider))
-        if store is not None:
-            make_cache = partial(make_cache, namespace_of=loaded.namespace_of)
         new_queue = None
         if kv_memory is not None:
             new_queue = partial(_queue, model_provider, kv_memory, kv_wait)
@@ -154,7 +150,14 @@ def launch(
             server,
             (host, port),
             model_provider,
-            lambda: loaded.watching(make_cache(**cache_limits)),
+            _cache_maker(
+                new_cache or _our_prompt_cache,
+                cache_limits,
+                model_provider,
+                kv_memory,
+                store,
+                salt,
+            ),
             new_queue,
             on_ready,
         )
@@ -195,30 +198,26 @@ def _our_prompt_cache(**options: Any) -> Any:
     return importlib.import_module("semantic.mlx_lm").PromptCache(**options)
 
 
-def _spec_of(model_provider: Any) -> Callable[[Any], Any]:
-    """The geometry of a model key, as it was last loaded."""
-    known: dict[Any, tuple[weakref.ref[Any], Any]] = {}
+def _cache_maker(
+    new_cache: CacheFactory,
+    limits: Mapping[str, int],
+    model_provider: Any,
+    kv_memory: int | None,
+    store: Callable[[], BlockStore] | None,
+    salt: str,
+) -> Callable[[], Any]:
+    """What makes our cache, once the port is bound."""
+    loaded = LoadedModels(model_provider, stores=store is not None, salt=salt)
 
-    def spec_of(key: Any) -> Any:
-        model = model_provider.model
-        is_loaded = getattr(model_provider, "model_key", None) == key
-        # Loaded again it may be another model, of another geometry.
-        if is_loaded and (key not in known or known[key][0]() is not model):
-            known[key] = weakref.ref(model), _probed(model_provider)
-        return known[key][1] if key in known else None
+    def made() -> Any:
+        options: dict[str, Any] = dict(limits)
+        if store is not None or kv_memory is not None:
+            options["spec_of"] = LoadedSpecs(model_provider).of
+        if store is not None:
+            options |= {"store": store(), "namespace_of": loaded.namespace_of}
+        return loaded.watching(new_cache(**options))
 
-    return spec_of
-
-
-def _probed(model_provider: Any) -> Any:
-    models = [model_provider.model]
-    if getattr(model_provider, "draft_model", None) is not None:
-        models.append(model_provider.draft_model)
-    try:
-        return importlib.import_module("semantic.mlx").probe(*models)
-    except Exception:
-        _log.exception("the KV cache of %s cannot be counted", model_provider.model_key)
-        return None
+    return made
 
 
 def _queue(
@@ -260,12 +259,34 @@ def _serve(
     if group.rank() != 0:
         server.ResponseGenerator(model_provider, new_cache()).join()
         return
+    agents = _agents(server, group)
+    host, port = address
+    handler = handler_class(server, names_agents=agents is not None)
+    with HttpServer.bound(host, port, handler) as httpd:
+
+        def ready() -> None:
+            _log.info("Serving at http://%s:%d", host, httpd.server_port)
+            if on_ready is not None:
+                on_ready(host, httpd.server_port)
+
+        _generate(server, httpd, model_provider, new_cache, new_queue, agents, ready)
+
+
+def _generate(
+    server: Any,
+    httpd: HttpServer,
+    model_provider: Any,
+    new_cache: Callable[[], Any],
+    new_queue: Callable[[Callable[[Any], Any]], RequestQueue] | None,
+    agents: RequestAgents | None,
+    ready: Callable[[], None],
+) -> None:
+    """Answer what comes to a port, until somebody asks for the end."""
     cache = new_cache()
     generator_class = stopping_generator(sound_generator(server.ResponseGenerator))
     batch_class = metered_generator(
         unpadded_generator(server.BatchGenerator), _weakly(cache, "report_running")
     )
-    agents = _agents(server, group)
     if agents is not None:
         cache.agent_of = agents.of
         batch_class = named_batch(batch_class, agents)
@@ -280,22 +301,12 @@ def _serve(
     if agents is not None:
         # Outermost: the queue tokenises ahead, and not for the request that is looked up next.
         generator_class = named_generator(generator_class, agents)
-    host, port = address
-    with (
-        guarded,
-        HttpServer.bound(
-            host, port, handler_class(server, names_agents=agents is not None)
-        ) as httpd,
-        signals_ask(httpd.stop),
-        _replaced(server, "BatchGenerator", batch_class),
-    ):
+    with guarded, signals_ask(httpd.stop), _replaced(server, "BatchGenerator", batch_class):
         writer = getattr(cache, "writer", None)
         httpd.generator = generator_class(model_provider, cache)
         del cache  # it is the generation thread's, which drops it there
         try:
-            _log.info("Serving at http://%s:%d", host, httpd.server_port)
-            if on_ready is not None:
-                on_ready(host, httpd.server_port)
+            ready()
             httpd.serve_until_stopped()
         finally:
             httpd.stop.begin()
