@@ -279,8 +279,13 @@ class CataloguedStore(ABC):
         return self.remove(self.older_files(seconds))
 
     def older_files(self, seconds: float) -> list[str]:
-        """The files that nobody has used for so long."""
-        return self.catalogue.older_than(int(self._now() - seconds))
+        """The files that nobody has used for so long, by the time that is believed."""
+        return self.catalogue.older_than(int(self.catalogue.believed(int(self._now())) - seconds))
+
+    def doubted_seconds(self) -> int:
+        """How far the clock is ahead of the time that is believed; see `Seen`."""
+        now = int(self._now())
+        return now - self.catalogue.believed(now)
 
     def remove(
         self,

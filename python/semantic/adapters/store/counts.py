@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 
+from semantic.adapters.store.daily import Daily
 from semantic.adapters.store.database import whole
+from semantic.adapters.store.expiry import Seen
 
-__all__ = ["count", "keep", "next_use", "written"]
-
-_DAY_SECONDS = 86_400
+__all__ = ["believed", "count", "keep", "next_use", "written"]
 
 
 def count(run: sqlite3.Cursor, name: str, default: int | None = None) -> int:
@@ -29,13 +30,36 @@ def keep(run: sqlite3.Cursor, name: str, value: int) -> None:
     )
 
 
-def written(run: sqlite3.Cursor, now: int) -> int:
-    """Bytes that were written today; another day, also an earlier one, begins at 0."""
-    today = now // _DAY_SECONDS
-    if count(run, "day") != today:
-        run.execute("UPDATE counts SET value = ? WHERE name = 'day'", (today,))
-        run.execute("UPDATE counts SET value = 0 WHERE name = 'written'")
-    return count(run, "written")
+def written(run: sqlite3.Cursor, now: int, at_least: int = 0) -> int:
+    """Bytes that were written today, or so many; see `Daily` for when a day begins."""
+    known = Daily(count(run, "day"), count(run, "last_day", 0), count(run, "written"))
+    told = known.told(now)
+    n_bytes = max(told.written_bytes, at_least)
+    if replace(told, written_bytes=n_bytes) != known:
+        keep(run, "day", told.day)
+        keep(run, "last_day", told.last)
+        keep(run, "written", n_bytes)
+    return n_bytes
+
+
+def believed(run: sqlite3.Cursor, now: int, *, is_kept: bool = True) -> int:
+    """What the time is, as far as a clock that has jumped can be believed; see `Seen`.
+
+    Args:
+        run: The transaction.
+        now: What the clock says.
+        is_kept: Whether it is remembered that the store was in use then.
+    """
+    seen = Seen(count(run, "seen", 0), count(run, "doubted", 0))
+    is_known = seen.at > 0
+    if not is_known:
+        (last,) = run.execute("SELECT max(used_at) FROM blocks WHERE state = 'here'").fetchone()
+        seen = Seen(whole(last or 0) or now, 0)
+    time, then = seen.told(now)
+    if is_kept and (then != seen or not is_known):
+        keep(run, "seen", then.at)
+        keep(run, "doubted", then.doubted)
+    return time
 
 
 def next_use(run: sqlite3.Cursor) -> int:

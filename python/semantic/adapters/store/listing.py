@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from semantic.adapters.store.catalogue import Catalogue
+from semantic.adapters.store.daily import Daily
 from semantic.adapters.store.schema import PINNED
 from semantic.adapters.store.users import BEGINS
 from semantic.adapters.store.veil import Veil
@@ -82,6 +83,7 @@ class Listing:
 
     def __init__(self, catalogue: Catalogue, veil: Veil) -> None:
         self._read = catalogue.database.read
+        self._fact = catalogue.fact
         self._veil = veil
 
     def agents(self) -> list[AgentRow]:
@@ -159,9 +161,10 @@ class Listing:
         )
         return [str(file) for (file,) in rows]
 
-    def written_today(self) -> int:
-        """Bytes that were reserved to be written on the last day that anything was."""
-        return _int(self._read("SELECT value FROM counts WHERE name = 'written'")[0][0])
+    def written_today(self, now: int) -> int:
+        """Bytes that were reserved to be written today; see `Daily` for when a day begins."""
+        day, last, n_bytes = map(self._fact, ("day", "last_day", "written"))
+        return Daily(day, last, n_bytes).told(now).written_bytes
 
     def bytes_by_group(self) -> dict[str, int]:
         """Bytes of the files of each layer group."""

@@ -157,7 +157,7 @@ def show_stats(store: StoreFolder, key_file: KeyFile = None, as_json: AsJson = F
             "max_bytes": found.catalogue.fact("max_bytes"),
             "catalogue_bytes": found.catalogue.database.disk_bytes,
             "aside_bytes": found.bytes_aside(_ALL),
-            "written_today_bytes": listing.written_today(),
+            "written_today_bytes": listing.written_today(int(time.time())),
             "processes": len(found.running()) - 1,
             "sealed": found.veil.secret is not None,
         }
