@@ -23,6 +23,7 @@ from semantic.cli.store.session import (
     opened,
     print_json,
     progress,
+    say_if_doubted,
 )
 from semantic.domain.errors import SemanticError
 
@@ -62,6 +63,8 @@ def collect_garbage(
 ) -> None:
     """Remove what is of no use: leftovers of killed processes, damaged files, lost ends."""
     with opened("gc", store, key_file, is_changed=True) as found:
+        if older_than is not None:
+            say_if_doubted("gc", found)
         shown = progress("removing")
         gone = collect(found, max_bytes=max_bytes, older_than=older_than, progress=shown)
     if as_json:
@@ -115,6 +118,7 @@ def _chosen(
 ) -> list[BlockRow]:
     listing = Listing(store.catalogue, store.veil)
     if older_than is not None:
+        say_if_doubted("forget", store)
         return listing.blocks(files=store.older_files(older_than))
     rows = listing.blocks(agent_id=agent, namespace=namespace)
     return [row for row in rows if agent is None or row.agents == (agent,)]

@@ -13,6 +13,7 @@ import typer
 
 from semantic.adapters.store.disk import DiskStore
 from semantic.adapters.store.sealing import read_key
+from semantic.cli.store.ago import lasting
 from semantic.domain.errors import SemanticError
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "opened",
     "print_json",
     "progress",
+    "say_if_doubted",
     "table",
 ]
 
@@ -95,6 +97,18 @@ def opened(
         raise typer.Exit(130) from None
     finally:
         log.setLevel(level)
+
+
+def say_if_doubted(command: str, store: DiskStore) -> None:
+    """Say on stderr that the clock is not believed, to whoever has asked for what is old."""
+    doubted = store.doubted_seconds()
+    if doubted:
+        typer.echo(
+            f"semantic store {command}: the clock is {lasting(doubted)} ahead of the last use:"
+            " nothing is taken as old for that, for it may have jumped; if it is right, ask again"
+            " in a day",
+            err=True,
+        )
 
 
 def progress(what: str) -> Callable[[Sequence[Any]], Iterable[Any]]:
