@@ -14,12 +14,12 @@ Keys and names are what the disk sees of them: a veil may hide what they stand f
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from semantic.adapters.store import leaving
+from semantic.adapters.store import counts, leaving
 from semantic.adapters.store.counts import believed, count, keep, next_use, written
 from semantic.adapters.store.database import Database, in_parts
 from semantic.adapters.store.rows import Rows
@@ -164,6 +164,11 @@ class Catalogue:
         """Keep a number."""
         with self.database.transaction() as run:
             keep(run, name, value)
+
+    def carry_over(self, numbers: Mapping[str, int], now: int) -> None:
+        """Keep what another catalogue of this store has kept; see `counts.carry_over`."""
+        with self.database.transaction() as run:
+            counts.carry_over(run, numbers, now)
 
     # Coming ------------------------------------------------------------------------------------
 

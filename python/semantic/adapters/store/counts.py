@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import replace
 
-from semantic.adapters.store.daily import Daily
+from semantic.adapters.store.daily import DAY_SECONDS, Daily
 from semantic.adapters.store.database import whole
 from semantic.adapters.store.expiry import Seen
 
-__all__ = ["believed", "count", "keep", "next_use", "written"]
+__all__ = ["believed", "carry_over", "count", "keep", "next_use", "written"]
 
 
 def count(run: sqlite3.Cursor, name: str, default: int | None = None) -> int:
@@ -40,6 +41,25 @@ def written(run: sqlite3.Cursor, now: int, at_least: int = 0) -> int:
         keep(run, "last_day", told.last)
         keep(run, "written", n_bytes)
     return n_bytes
+
+
+def carry_over(run: sqlite3.Cursor, numbers: Mapping[str, int], now: int) -> None:
+    """Keep what another catalogue of this store has kept and block files cannot tell.
+
+    Args:
+        run: The transaction.
+        numbers: As far as they are known: the limit of the last server, and what was written on
+            which day.
+        now: Seconds since 1970. What lies here of today was written today: what a catalogue did not
+            know before is as old as its file.
+    """
+    is_near = abs(numbers.get("day", 0) - now // DAY_SECONDS) <= 1
+    for name in ("max_bytes", "day", "written") if is_near else ("max_bytes",):
+        if numbers.get(name, 0) > 0:
+            keep(run, name, numbers[name])
+    of_today = "SELECT coalesce(sum(bytes), 0) FROM blocks WHERE state = 'here' AND used_at >= ?"
+    (n_bytes,) = run.execute(of_today, (now - now % DAY_SECONDS,)).fetchone()
+    written(run, now, at_least=whole(n_bytes))
 
 
 def believed(run: sqlite3.Cursor, now: int, *, is_kept: bool = True) -> int:

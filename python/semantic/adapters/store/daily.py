@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Daily"]
+__all__ = ["DAY_SECONDS", "Daily"]
 
-_DAY_SECONDS = 86_400
+DAY_SECONDS = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Daily:
 
     def told(self, now: int) -> Daily:
         """What is to be remembered when the clock says `now`, seconds since 1970."""
-        today = now // _DAY_SECONDS
+        today = now // DAY_SECONDS
         last = max(self.last, self.day)
         if today in (self.day - 1, self.day):
             return Daily(self.day, last, self.written_bytes)

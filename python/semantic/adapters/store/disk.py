@@ -22,6 +22,7 @@ from semantic.adapters.store.block_file import is_block, most_bytes, written
 from semantic.adapters.store.catalogue import Catalogue
 from semantic.adapters.store.catalogued import CataloguedStore
 from semantic.adapters.store.database import CatalogueDamagedError
+from semantic.adapters.store.kept_limit import keep_limit
 from semantic.adapters.store.limits import Limits
 from semantic.adapters.store.owners import Owners
 from semantic.adapters.store.private_folder import make_private
@@ -182,6 +183,8 @@ class DiskStore(CataloguedStore):
                 self.catalogue.keep_fact("max_bytes", self.limits.max_bytes)
             self.expire()
             self.shrink(self.catalogue.fact("bytes") - self._room())
+            if self._keeps_limit:
+                keep_limit(self.path, self.limits.max_bytes)
 
     def enter(self, file: str) -> None:
         """Let the catalogue say of a file what its header says."""
@@ -189,6 +192,8 @@ class DiskStore(CataloguedStore):
 
     def _make_room_aside(self, n_bytes: int) -> int:
         most = self.limits.max_bytes
+        if not self._keeps_limit:
+            most = min(most, self.catalogue.fact("max_bytes") or most)
         return self.bytes_aside(max(0, min(most // _ASIDE_PART, most - n_bytes)))
 
     def _mend_later(self) -> None:

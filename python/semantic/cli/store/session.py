@@ -31,10 +31,20 @@ __all__ = [
 _NO_LIMIT = 1 << 62
 """Looking at a store takes nothing from it, whatever limit its server has."""
 
+
+def unfolded(text: str) -> Path:
+    """A path whose ~ a shell has left: it does in --store=~/kv and in environment variables."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise typer.BadParameter(f"{text}: whose home that is, is not known") from error
+
+
 StoreFolder = Annotated[
     Path,
     typer.Option(
         "--store",
+        parser=unfolded,
         metavar="DIR",
         envvar="SEMANTIC_STORE",
         help="The folder, as given to semantic serve.",
@@ -43,6 +53,7 @@ StoreFolder = Annotated[
 KeyFile = Annotated[
     Path | None,
     typer.Option(
+        parser=unfolded,
         metavar="FILE",
         help="The key of a sealed store, 64 hexadecimal digits; else SEMANTIC_STORE_KEY is used.",
     ),
