@@ -206,7 +206,9 @@ class Catalogue:
             if short > 0 and new and not is_too_much:
                 return [], short
             if not is_too_much:
-                self._rows.agree(run, [block for block, _ in known])
+                self._rows.agree(
+                    run, [block for block, _ in known], beside=[block for block, _ in blocks]
+                )
                 keep(run, "written", today)
                 run.executemany(
                     _COMES + " VALUES (?, ?, ?, ?, ?, ?, ?, 'coming', ?, 0, 0)",
@@ -273,7 +275,7 @@ class Catalogue:
                     self._gone(run, [file])
                 else:
                     found.append(adopted)
-            self._rows.agree(run, [block for block, _, _ in found])
+            self._rows.agree(run, [block for block, _, _ in found], are_files=True)
             for block, n_bytes, written_at in found:
                 values = (*self._rows.row(block, n_bytes), self._owner, next_use(run), written_at)
                 run.execute(_ADOPTED, values)

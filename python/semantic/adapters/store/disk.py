@@ -23,7 +23,7 @@ from semantic.adapters.store.catalogue import Catalogue
 from semantic.adapters.store.catalogued import CataloguedStore
 from semantic.adapters.store.database import CatalogueDamagedError
 from semantic.adapters.store.kept_limit import keep_limit
-from semantic.adapters.store.limits import Limits
+from semantic.adapters.store.limits import Limits, NoRoomError
 from semantic.adapters.store.owners import Owners
 from semantic.adapters.store.private_folder import make_private
 from semantic.adapters.store.recovery import Recovery
@@ -41,7 +41,7 @@ from semantic.domain.native import BlockFolder, TokenIds
 from semantic.domain.policy import EvictionPolicy
 from semantic.domain.stored import BlockName, NewBlock
 
-__all__ = ["CATALOGUE_BYTES", "STORE_BYTES", "DiskStore"]
+__all__ = ["CATALOGUE_BYTES", "FREE_BYTES", "STORE_BYTES", "DiskStore"]
 
 _log = logging.getLogger("semantic")
 
@@ -52,6 +52,9 @@ _ASIDE_PART = 16
 
 STORE_BYTES = 64 << 30
 """What a store may take unless somebody says otherwise."""
+
+FREE_BYTES = 1 << 30
+"""What a store leaves free on the disk unless somebody says otherwise."""
 
 CATALOGUE_BYTES = 16 << 20
 """What the catalogue may take beside the limit; what it takes beyond that counts."""
@@ -97,7 +100,7 @@ class DiskStore(CataloguedStore):
         path: str | os.PathLike[str],
         max_bytes: int = STORE_BYTES,
         *,
-        free_floor_bytes: int = 1 << 30,
+        free_floor_bytes: int = FREE_BYTES,
         daily_write_bytes: int | None = None,
         min_reuse: int = 1,
         policy: EvictionPolicy | None = None,
@@ -361,11 +364,12 @@ class DiskStore(CataloguedStore):
 
     @contextmanager
     def borrowed(self, n_bytes: int) -> Iterator[None]:
-        """So many bytes of the limit, for what lies in the workroom meanwhile.
+        """So many bytes of the limit and the disk, for what lies in the workroom meanwhile.
 
         Raises:
-            CachePersistenceError: There is no room.
+            NoRoomError: There is no room.
         """
+        self._check_room(n_bytes)
         name = f"{self._owners.name}-borrowed{next(self._numbers)}"
         while short := self.catalogue.reserve_bytes(name, n_bytes, self._room()):
             self._make_room(short)
@@ -378,7 +382,7 @@ class DiskStore(CataloguedStore):
         with _refusals(self.path):
             free = os.statvfs(self.path)
         if free.f_bavail * free.f_frsize - n_bytes < self._free_floor:
-            raise CachePersistenceError(
+            raise NoRoomError(
                 f"{self.path}: writing {n_bytes} bytes would leave less than"
                 f" {self._free_floor} free"
             )
