@@ -21,6 +21,7 @@ from semantic.cli.store.session import (
     opened,
     print_json,
     progress,
+    say,
     table,
 )
 from semantic.domain.errors import CacheCorruptionError, CachePersistenceError
@@ -203,7 +204,7 @@ def verify_store(
         print_json({**said, "repaired": repair})
     else:
         for file in bad:
-            typer.echo(f"{file.file}: {file.why}")
+            say(f"{file.file}: {file.why}")
         state = f"{len(bad)} bad" if bad else "all whole"
         left = sum(file.stays for file in bad)
         if bad and repair:

@@ -23,7 +23,9 @@ __all__ = [
     "digits",
     "opened",
     "print_json",
+    "printable",
     "progress",
+    "say",
     "say_if_doubted",
     "table",
 ]
@@ -77,7 +79,12 @@ def digits(text: str) -> str:
 
 @contextmanager
 def opened(
-    command: str, path: Path, key_file: Path | None, *, is_changed: bool = False
+    command: str,
+    path: Path,
+    key_file: Path | None,
+    *,
+    is_changed: bool = False,
+    free_floor_bytes: int = 0,
 ) -> Iterator[DiskStore]:
     """A store; what is wrong with it or the input is one line on stderr and exit status 2.
 
@@ -87,13 +94,16 @@ def opened(
         key_file: The file of its key, if any.
         is_changed: What killed processes have left is finished first, and a damaged catalogue is
             made again; else nothing is changed.
+        free_floor_bytes: What writing leaves free on the disk.
     """
     log = logging.getLogger("semantic")
     level = log.level
     log.setLevel(logging.ERROR)  # the command itself says what it finds
     try:
         key = read_key(key_file)
-        looked = DiskStore(path, _NO_LIMIT, free_floor_bytes=0, key=key, repair=False)
+        looked = DiskStore(
+            path, _NO_LIMIT, free_floor_bytes=free_floor_bytes, key=key, repair=False
+        )
         try:
             if is_changed:
                 looked.recover()
@@ -101,7 +111,7 @@ def opened(
         finally:
             looked.close()
     except (SemanticError, OSError) as error:
-        typer.echo(f"semantic store {command}: {error}", err=True)
+        say(f"semantic store {command}: {error}", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         typer.echo(f"semantic store {command}: stopped", err=True)
@@ -114,7 +124,7 @@ def say_if_doubted(command: str, store: DiskStore) -> None:
     """Say on stderr that the clock is not believed, to whoever has asked for what is old."""
     doubted = store.doubted_seconds()
     if doubted:
-        typer.echo(
+        say(
             f"semantic store {command}: the clock is {lasting(doubted)} ahead of the last use:"
             " nothing is taken as old for that, for it may have jumped; if it is right, ask again"
             " in a day",
@@ -135,6 +145,19 @@ def progress(what: str) -> Callable[[Sequence[Any]], Iterable[Any]]:
     return shown
 
 
+def printable(text: str) -> str:
+    """A text that does nothing to a terminal: agents and files may be called anything."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """One line on stdout or stderr."""
+    typer.echo(printable(line), err=err)
+
+
 def print_json(value: object) -> None:
     """One JSON document on stdout."""
     typer.echo(json.dumps(value, indent=1))
@@ -146,9 +169,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     from rich.markup import escape
     from rich.table import Table
 
-    made = Table(title=escape(title), title_justify="left")
+    made = Table(title=escape(printable(title)), title_justify="left")
     for column in columns:
         made.add_column(column.rstrip(":"), justify="right" if column.endswith(":") else "left")
     for row in rows:
-        made.add_row(*map(escape, row))
+        made.add_row(*(escape(printable(cell)) for cell in row))
     Console().print(made)
