@@ -98,6 +98,30 @@ def test_a_block_that_ends_behind_the_archive_makes_no_room(
     assert store.stats() == before
 
 
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE]
+)
+def test_what_is_no_file_is_left_out_and_the_rest_is_taken(
+    kind: bytes, store: DiskStore, tmp_path: Path
+) -> None:
+    rows = Listing(store.catalogue, store.veil).blocks()[:3]
+    export_blocks(store, rows, tmp_path / "good.tar")
+    with tarfile.open(tmp_path / "good.tar") as good, tarfile.open(tmp_path / "x.tar", "w") as tar:
+        odd = tarfile.TarInfo(NAME)
+        odd.type, odd.linkname = kind, NAME  # a link to itself
+        for member in good.getmembers()[:1]:
+            tar.addfile(member, good.extractfile(member))
+        tar.addfile(odd)
+        for member in good.getmembers()[1:3]:
+            tar.addfile(member, good.extractfile(member))
+        manifest(tar, [rows[0].file, str(WANTED.name), rows[1].file, rows[2].file])
+    other = DiskStore(tmp_path / "other", free_floor_bytes=0)
+    done = import_blocks(other, tmp_path / "x.tar")
+    assert done.blocks == 3
+    assert done.bad == ((str(WANTED.name), "it is no file in the archive"),)
+    other.close()
+
+
 def lying(path: Path, blocks: Sequence[NewBlock], namespace: bytes = OTHER) -> Path:
     """An archive of blocks that say to be of another namespace than their keys begin with."""
     lies = [replace(block, namespace=namespace) for block in blocks]

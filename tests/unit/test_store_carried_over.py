@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sqlite3
@@ -15,7 +16,7 @@ import typer
 from typer.testing import CliRunner
 
 from semantic import CachePersistenceError, DiskStore
-from semantic.adapters.store import archive
+from semantic.adapters.store import archive, disk
 from semantic.adapters.store.kept_limit import keep_limit, kept_limit
 from semantic.adapters.store.listing import Listing
 from semantic.cli import store as command
@@ -167,6 +168,20 @@ def test_a_limit_that_cannot_be_read_is_not_known(text: bytes, tmp_path: Path) -
     keep_limit(tmp_path, 7)
     assert kept_limit(tmp_path) == 7
     assert [file.name for file in tmp_path.iterdir()] == ["limit"]
+
+
+def test_a_limit_that_cannot_be_written_stops_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(disk, "keep_limit", refused)
+    store = opened(folder, LIMIT // 2)
+    assert store.stats()["unread"] == 0
+    assert "the limit could not be written" in caplog.text
+    store.close()
+    assert limit_of(folder) == LIMIT // 2
 
 
 @pytest.mark.parametrize("by", ["option", "environment"])

@@ -187,7 +187,15 @@ class DiskStore(CataloguedStore):
             self.expire()
             self.shrink(self.catalogue.fact("bytes") - self._room())
             if self._keeps_limit:
-                keep_limit(self.path, self.limits.max_bytes)
+                self._keep_limit()
+
+    def _keep_limit(self) -> None:
+        try:
+            keep_limit(self.path, self.limits.max_bytes)
+        except OSError as error:  # the catalogue has it, too
+            _log.warning(
+                "%s: the limit could not be written beside the catalogue: %s", self.path, error
+            )
 
     def enter(self, file: str) -> None:
         """Let the catalogue say of a file what its header says."""
