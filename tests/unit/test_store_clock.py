@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import typer
+from click.testing import Result
 from typer.testing import CliRunner
 
 from semantic import DiskStore, EvictionPolicy
 from semantic.adapters.store.expiry import Seen
 from semantic.cli import store as command
-from tests.stored_blocks import found, sequence, turn
+from semantic.domain.native import TokenIds
+from tests.stored_blocks import ROOT, found, sequence, turn
 
 DAY = 86_400
 YEARS = 20 * 365 * DAY
@@ -152,6 +154,62 @@ def test_what_expires_while_the_clock_is_doubted_goes_by_the_time_before(tmp_pat
     assert after_opening(tmp_path, clock) == 2
     clock.now += 0.6 * DAY
     assert after_opening(tmp_path, clock) == 0
+    assert after_opening(tmp_path, clock, 2) == 2
+
+
+def asked(path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, *words: str) -> Result:
+    """What `semantic store` does when the clock says that."""
+    monkeypatch.setitem(DiskStore.__init__.__kwdefaults__, "now", clock)
+    return CliRunner().invoke(APP, ["store", *words, "--store", str(path), "--older-than", "30d"])
+
+
+@pytest.mark.parametrize("words", [("gc",), ("forget",), ("forget", "--dry-run")])
+def test_a_clock_that_is_years_ahead_makes_nothing_old_for_commands(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    store = opened(tmp_path, now=clock, policy=None)
+    turn(store, sequence(1, 2), "a")
+    store.close()
+    clock.now += YEARS
+    before = (tmp_path / "catalogue.sqlite3").read_bytes()
+    done = asked(tmp_path, clock, monkeypatch, *words)
+    assert "20 years ahead of the last use: nothing is taken as old for that" in done.stderr
+    assert done.stderr.count("\n") == 1
+    if "--dry-run" in words:
+        assert (tmp_path / "catalogue.sqlite3").read_bytes() == before
+    assert after_opening(tmp_path, clock) == 2
+    clock.now = NOW + 60
+    assert asked(tmp_path, clock, monkeypatch, *words).stderr == ""
+
+
+def test_a_clock_that_stays_ahead_is_believed_by_commands_a_day_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    store = opened(tmp_path, now=clock, policy=None)
+    turn(store, sequence(1, 2), "a")
+    store.close()
+    clock.now += 60 * DAY
+    assert "60 days ahead" in asked(tmp_path, clock, monkeypatch, "gc").stderr
+    clock.now += 1.1 * DAY
+    done = asked(tmp_path, clock, monkeypatch, "gc")
+    assert (done.stderr, after_opening(tmp_path, clock)) == ("", 0)
+
+
+def test_a_store_that_is_used_and_not_written_believes_its_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    store = opened(tmp_path, now=clock, policy=None)
+    for seed in (1, 2):
+        turn(store, sequence(seed, 2), "a")
+    for _ in range(40):
+        clock.now += 0.9 * DAY
+        store.used(ROOT, TokenIds(sequence(2, 2)).keys(ROOT), "a")
+    store.close()
+    assert asked(tmp_path, clock, monkeypatch, "forget").stderr == ""
+    assert after_opening(tmp_path, clock, 1) == 0
     assert after_opening(tmp_path, clock, 2) == 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,15 +45,15 @@ def traces(path: Path) -> list[str]:
     [
         ("forget", "--namespace", ROOT.hex()[:8]),
         ("forget", "--agent", SECRET),
-        ("forget", "--older-than", "1d"),
-        ("gc", "--older-than", "1d"),
+        ("forget", "--older-than", "1h"),
+        ("gc", "--older-than", "1h"),
         ("gc", "--max", "1KB"),
     ],
     ids=" ".join,
 )
 @pytest.mark.parametrize("is_used", [False, True], ids=["closed", "open"])
 def test_nothing_is_left_of_a_name(words: Sequence[str], is_used: bool, tmp_path: Path) -> None:
-    store = opened(tmp_path, now=lambda: 1e9)
+    store = opened(tmp_path, now=lambda: time.time() - 7200)
     turn(store, sequence(1, 2), SECRET)
     store.close()
     server = opened(tmp_path) if is_used else None
@@ -200,7 +201,7 @@ def test_names_may_be_written_large(tmp_path: Path) -> None:
     ("words", "bar"),
     [
         (("forget", "--agent", "a"), "forgetting"),
-        (("gc", "--older-than", "1d"), "removing"),
+        (("gc", "--older-than", "1h"), "removing"),
         (("gc", "--max", "1KB"), "removing"),
     ],
     ids=" ".join,
@@ -208,7 +209,7 @@ def test_names_may_be_written_large(tmp_path: Path) -> None:
 def test_what_takes_long_shows_how_far_it_is(
     words: Sequence[str], bar: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = opened(tmp_path, now=lambda: 1e9)
+    store = opened(tmp_path, now=lambda: time.time() - 7200)
     turn(store, sequence(1, 2), "a")
     store.close()
     shown: list[tuple[str, int]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -159,6 +160,30 @@ def test_b31_an_import_takes_the_limit_that_it_is_given(carried: Path, tmp_path:
     done = run("import", carried, "--store", folder, "--max", "1GB", "--json")
     assert done.exit_code == 0
     assert json.loads(done.stdout)["blocks"] + json.loads(done.stdout)["known"] == 30
+
+
+@pytest.mark.parametrize("floor", [(), ("--free", "2GiB")])
+def test_an_import_leaves_free_what_a_server_does(
+    floor: tuple[str, ...], carried: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "b"
+    opened(folder).close()
+    left = (2 << 30 if floor else 1 << 30) + 4 * FILE_BYTES
+    statvfs = os.statvfs
+
+    def little_left(path: Any) -> Any:
+        found = list(statvfs(path))
+        blocks = lying(folder / "blocks") + lying(folder / "tmp")
+        found[1], found[4] = 1, left - blocks  # bytes in a fragment, and fragments for everybody
+        return os.statvfs_result(found)
+
+    monkeypatch.setattr(os, "statvfs", little_left)
+    done = run("import", carried, "--store", folder, "--json", *floor)
+    said = json.loads(done.stdout)
+    assert (done.exit_code, said["blocks"], len(said["bad"])) == (1, 4, 26)
+    assert all("would leave less than" in why for _, why in said["bad"])
+    done = run("import", carried, "--store", folder, "--json", "--free", "1MB")
+    assert (done.exit_code, json.loads(done.stdout)["blocks"]) == (0, 26)
 
 
 def test_an_import_that_is_killed_leaves_nothing(carried: Path, tmp_path: Path) -> None:

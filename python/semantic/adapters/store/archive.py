@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,14 @@ from typing import Any
 
 from semantic.adapters.store.block_file import described, memory_of, written
 from semantic.adapters.store.disk import DiskStore
+from semantic.adapters.store.export_room import export_room, remove_leftovers
 from semantic.adapters.store.limits import NoRoomError
 from semantic.adapters.store.listing import BlockRow
-from semantic.domain.errors import CacheCorruptionError, CachePersistenceError
+from semantic.domain.errors import (
+    BlockValidationError,
+    CacheCorruptionError,
+    CachePersistenceError,
+)
 from semantic.domain.native import BlockFolder
 from semantic.domain.stored import BlockName, NewBlock
 
@@ -42,12 +46,15 @@ class Exchanged:
         bytes: Bytes of their files.
         known: Blocks that were there already.
         bad: Names and faults of blocks that were left out.
+        left: Names of what killed exports have left in the archive's folder and could not be
+            removed, and why; it may hold blocks that are not sealed.
     """
 
     blocks: int
     bytes: int
     known: int
     bad: tuple[tuple[str, str], ...]
+    left: tuple[tuple[str, str], ...] = ()
 
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
@@ -72,10 +79,11 @@ def export_blocks(
     target = Path(os.path.realpath(target))
     if target.exists() and not target.is_file():
         raise CachePersistenceError(f"{target}: it is no file")
+    left = remove_leftovers(target.parent)
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as room:
-            plain = BlockFolder(Path(room) / "plain", "export")
-            with tarfile.open(Path(room) / "archive", "w") as tar:
+        with export_room(target.parent) as room:
+            plain = BlockFolder(room / "plain", "export")
+            with tarfile.open(room / "archive", "w") as tar:
                 for row in progress(rows):
                     try:
                         block = _loaded(store.folder, row.file)
@@ -86,15 +94,15 @@ def export_blocks(
                         continue  # another process has removed it
                     name = str(block.name)
                     (size,) = plain.write([written(name, block)])
-                    tar.add(_path(Path(room) / "plain", name), name + _ENDING, filter=_plain)
+                    tar.add(_path(room / "plain", name), name + _ENDING, filter=_plain)
                     plain.remove(name)
                     names.append({"name": name, "agents": row.agents})
                     n_bytes += size
                 _add_manifest(tar, names)
-            _publish(Path(room) / "archive", target)
+            _publish(room / "archive", target)
     except OSError as error:
         raise CachePersistenceError(f"{target}: {error.strerror}", errno=error.errno) from error
-    return Exchanged(len(names), n_bytes, 0, tuple(bad))
+    return Exchanged(len(names), n_bytes, 0, tuple(bad), tuple(left))
 
 
 def import_blocks(store: DiskStore, source: Path, progress: Progress = iter) -> Exchanged:
@@ -112,24 +120,33 @@ def import_blocks(store: DiskStore, source: Path, progress: Progress = iter) -> 
         CacheCorruptionError: The file is no archive, or of another version.
         CachePersistenceError: The system refuses.
     """
-    done = _Import(store)
     try:
+        done = _Import(store, source.stat().st_size)
         with tarfile.open(source, "r:") as tar, store.workroom() as room:
             folder = BlockFolder(room, "import")
-            for entry in progress(_manifest(tar, source)):
-                done.take(entry, tar, folder, room)
+            try:
+                for entry in progress(_manifest(tar, source)):
+                    done.take(entry, tar, folder, room)
+            finally:
+                done.enter_users()
     except tarfile.TarError as error:
         raise CacheCorruptionError(f"{source} is no archive of a store: {error}") from error
     except OSError as error:
         raise CachePersistenceError(f"{source}: {error.strerror}", errno=error.errno) from error
-    return done.end()
+    return done.carried()
 
 
 class _Import:
-    """What has been carried into a store so far."""
+    """What has been carried into a store so far.
 
-    def __init__(self, store: DiskStore) -> None:
+    Args:
+        store: The store.
+        archive_bytes: Bytes of the whole archive.
+    """
+
+    def __init__(self, store: DiskStore, archive_bytes: int) -> None:
         self._store = store
+        self._archive_bytes = archive_bytes
         self._bad: list[tuple[str, str]] = []
         self._blocks = self._known = self._bytes = self._file_bytes = 0
         self._users: dict[tuple[bytes, str], list[bytes]] = {}
@@ -140,14 +157,16 @@ class _Import:
         """Put one block of the manifest into the store; what cannot be is left out."""
         name, agents = entry["name"], entry["agents"] or [""]
         try:
-            member = _member(tar, name)
+            member = _member(tar, name, self._archive_bytes)
             # Its temporary file and itself: more would take the place of what came before it.
             if self._file_bytes + 2 * member.size > self._store.limits.max_bytes:
                 raise NoRoomError("it is more than the store may take")
             with self._store.borrowed(member.size):
                 block = _carried(tar, member, folder, room, name)
+            if not _belongs(self._store, block):
+                raise CacheCorruptionError("what is stored of its prompt has another namespace")
             is_new = bool(self._store.put([block], agents[0]))
-        except (CacheCorruptionError, NoRoomError) as error:
+        except (BlockValidationError, CacheCorruptionError, NoRoomError) as error:
             self._bad.append((name, str(error)))
             return
         self._known += not is_new
@@ -158,10 +177,13 @@ class _Import:
         for agent in agents:
             self._users.setdefault((block.namespace, agent), []).append(block.name.key)
 
-    def end(self) -> Exchanged:
-        """Say whose the blocks are."""
+    def enter_users(self) -> None:
+        """Let the store know whose the blocks are."""
         for (namespace, agent), keys in self._users.items():
             self._store.used(namespace, list(dict.fromkeys(keys)), agent)
+
+    def carried(self) -> Exchanged:
+        """What that was."""
         return Exchanged(self._blocks, self._bytes, self._known, tuple(self._bad))
 
 
@@ -221,8 +243,8 @@ def _text(value: object) -> str:
     return value
 
 
-def _member(tar: tarfile.TarFile, name: str) -> tarfile.TarInfo:
-    """Where a block is in the archive."""
+def _member(tar: tarfile.TarFile, name: str, archive_bytes: int) -> tarfile.TarInfo:
+    """Where a block is in the archive, all of it."""
     parsed = BlockName.parse(name)
     if parsed is None:
         raise CacheCorruptionError("it names no block")
@@ -230,8 +252,11 @@ def _member(tar: tarfile.TarFile, name: str) -> tarfile.TarInfo:
         member = tar.getmember(name + _ENDING)
     except KeyError:
         raise CacheCorruptionError("it is not in the archive") from None
-    if not member.isreg():
+    # Room is made for what a member says that it has: it has to be there.
+    if not member.isreg() or member.issparse():
         raise CacheCorruptionError("it is no file in the archive")
+    if not 0 <= member.size <= archive_bytes - member.offset_data:
+        raise CacheCorruptionError("it is not entirely in the archive")
     return member
 
 
@@ -255,6 +280,18 @@ def _carried(
     if block is None or str(block.name) != name:
         raise CacheCorruptionError("it holds another block than its name says")
     return block
+
+
+def _belongs(store: DiskStore, block: NewBlock) -> bool:
+    """Whether what is known of a block's token block and its parent is of the same namespace.
+
+    The names in a block file tell everything of each other but that.
+    """
+    names = (block.name.key, block.parent, block.namespace)
+    return not store.catalogue.database.read(
+        "SELECT 1 FROM nodes WHERE key IN (?, ?) AND namespace != ? LIMIT 1",
+        [store.veil.key(name) for name in names],
+    )
 
 
 def _loaded(folder: BlockFolder, file: str) -> NewBlock | None:

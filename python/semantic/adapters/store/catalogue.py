@@ -14,15 +14,14 @@ Keys and names are what the disk sees of them: a veil may hide what they stand f
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from semantic.adapters.store import leaving
-from semantic.adapters.store.counts import count, keep, next_use, written
-from semantic.adapters.store.database import Database, in_parts, whole
-from semantic.adapters.store.expiry import Seen
+from semantic.adapters.store import counts, leaving
+from semantic.adapters.store.counts import believed, count, keep, next_use, written
+from semantic.adapters.store.database import Database, in_parts
 from semantic.adapters.store.rows import Rows
 from semantic.adapters.store.schema import PINNED
 from semantic.adapters.store.users import Users, stand
@@ -166,6 +165,11 @@ class Catalogue:
         with self.database.transaction() as run:
             keep(run, name, value)
 
+    def carry_over(self, numbers: Mapping[str, int], now: int) -> None:
+        """Keep what another catalogue of this store has kept; see `counts.carry_over`."""
+        with self.database.transaction() as run:
+            counts.carry_over(run, numbers, now)
+
     # Coming ------------------------------------------------------------------------------------
 
     def reserve(
@@ -194,17 +198,24 @@ class Catalogue:
                 is_new = run.execute(where, (self._veil.file(block.name),)).fetchone() is None
                 (new if is_new else known).append((block, n_bytes))
             needed = sum(n_bytes for _, n_bytes in new)
-            if room.daily is not None and needed and written(run, now) + needed > room.daily:
-                raise CachePersistenceError(f"{room.daily} bytes a day are written, and no more")
+            believed(run, now)
+            # Also without a limit: one may be set later in the day.
+            today = written(run, now) + needed
+            is_too_much = room.daily is not None and needed > 0 and today > room.daily
             short = count(run, "bytes") + needed - room.limit
-            if short > 0 and new:
+            if short > 0 and new and not is_too_much:
                 return [], short
-            self._rows.agree(run, [block for block, _ in known])
-            run.execute("UPDATE counts SET value = value + ? WHERE name = 'written'", (needed,))
-            run.executemany(
-                _COMES + " VALUES (?, ?, ?, ?, ?, ?, ?, 'coming', ?, 0, 0)",
-                [(*self._rows.row(block, n_bytes), self._owner) for block, n_bytes in new],
-            )
+            if not is_too_much:
+                self._rows.agree(
+                    run, [block for block, _ in known], beside=[block for block, _ in blocks]
+                )
+                keep(run, "written", today)
+                run.executemany(
+                    _COMES + " VALUES (?, ?, ?, ?, ?, ?, ?, 'coming', ?, 0, 0)",
+                    [(*self._rows.row(block, n_bytes), self._owner) for block, n_bytes in new],
+                )
+        if is_too_much:  # the day may have begun all the same
+            raise CachePersistenceError(f"{room.daily} bytes a day are written, and no more")
         return [block for block, _ in new], 0
 
     def reserve_bytes(self, name: str, n_bytes: int, limit: int) -> int:
@@ -264,7 +275,7 @@ class Catalogue:
                     self._gone(run, [file])
                 else:
                     found.append(adopted)
-            self._rows.agree(run, [block for block, _, _ in found])
+            self._rows.agree(run, [block for block, _, _ in found], are_files=True)
             for block, n_bytes, written_at in found:
                 values = (*self._rows.row(block, n_bytes), self._owner, next_use(run), written_at)
                 run.execute(_ADOPTED, values)
@@ -275,6 +286,7 @@ class Catalogue:
     def used(self, namespace: bytes, keys: Sequence[bytes], agent_id: str, now: int) -> None:
         """What is here of these token blocks was used: it goes last, the tail before the head."""
         with self.database.transaction() as run:
+            believed(run, now)
             use = next_use(run)
             hidden = [self._veil.key(key) for key in keys]
             run.executemany(
@@ -314,17 +326,12 @@ class Catalogue:
         return unpinned
 
     def believed(self, now: int) -> int:
-        """What the time is, as far as a clock that has jumped can be believed; see `Seen`."""
+        """What the time is, as far as a clock that has jumped can be believed; see `Seen`.
+
+        That the store was in use then is remembered, unless it is only looked at.
+        """
         with self.database.transaction() as run:
-            seen = Seen(count(run, "seen", 0), count(run, "doubted", 0))
-            if not seen.at:
-                (last,) = run.execute("SELECT max(used_at) FROM blocks WHERE state = 'here'")
-                seen = Seen(whole(last[0] or 0) or now, 0)
-            time, then = seen.told(now)
-            if then != seen or not count(run, "seen", 0):
-                keep(run, "seen", then.at)
-                keep(run, "doubted", then.doubted)
-        return time
+            return believed(run, now, is_kept=self.database.is_made)
 
     # Leaving -----------------------------------------------------------------------------------
 

@@ -285,8 +285,14 @@ class CataloguedStore(ABC):
         return self.remove(self.older_files(seconds))
 
     def older_files(self, seconds: float) -> list[str]:
-        """The files that nobody has used for so long."""
-        return self.catalogue.older_than(int(max(0.0, self._now() - seconds)))
+        """The files that nobody has used for so long, by the time that is believed."""
+        believed = self.catalogue.believed(int(self._now()))
+        return self.catalogue.older_than(int(max(0.0, believed - seconds)))
+
+    def doubted_seconds(self) -> int:
+        """How far the clock is ahead of the time that is believed; see `Seen`."""
+        now = int(self._now())
+        return now - self.catalogue.believed(now)
 
     def remove(
         self,

@@ -29,6 +29,7 @@ from semantic.adapters.store.sqlite_file import (
     connected,
     files_of,
     is_refusal,
+    numbers_of,
 )
 from semantic.domain.errors import CachePersistenceError
 
@@ -189,7 +190,7 @@ class Database:
                     self._let_go()
 
     @contextmanager
-    def made_again(self, aside: Callable[[Path], Path]) -> Iterator[None]:
+    def made_again(self, aside: Callable[[Path], Path]) -> Iterator[dict[str, int]]:
         """Within, the file is new and empty, and this thread alone uses it.
 
         Should this end with an error, or not at all, the file still has to be made again.
@@ -197,13 +198,16 @@ class Database:
         Args:
             aside: Where the old files go.
 
+        Yields:
+            What could be read of the numbers that the old one kept.
+
         Raises:
             CatalogueDamagedError: Others still have it open.
         """
         with self._lock:
-            self._become_maker(aside)
+            numbers = self._become_maker(aside)
         try:
-            yield
+            yield numbers
             with self._lock, self._refusals():
                 assert self._mark is not None
                 self._mark.unlink(missing_ok=True)
@@ -217,7 +221,7 @@ class Database:
             self._maker, self._fault = None, ""
             self._occupied.take_shared()
 
-    def _become_maker(self, aside: Callable[[Path], Path]) -> None:
+    def _become_maker(self, aside: Callable[[Path], Path]) -> dict[str, int]:
         assert self._path is not None
         self._check_use()
         self._let_go()
@@ -228,6 +232,7 @@ class Database:
             if not lock.take_alone():
                 raise CatalogueDamagedError(f"{self._name} is damaged, and still in use")
             self._leave_mark("it is being made again")
+            numbers = numbers_of(self._path)
             # The log first: it must not be taken for that of the new file.
             for file in reversed(self.files()):
                 with self._refusals(), contextlib.suppress(FileNotFoundError):
@@ -237,6 +242,7 @@ class Database:
             lock.close()
             raise
         self._occupied, self._maker = lock, threading.get_ident()
+        return numbers
 
     def _settled(self) -> sqlite3.Connection:
         """The connection, unless the file is damaged; this thread has the lock."""

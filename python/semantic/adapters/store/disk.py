@@ -23,7 +23,8 @@ from semantic.adapters.store.block_file import has_tensors, is_block, most_bytes
 from semantic.adapters.store.catalogue import Catalogue
 from semantic.adapters.store.catalogued import CataloguedStore
 from semantic.adapters.store.database import CatalogueDamagedError
-from semantic.adapters.store.limits import Limits
+from semantic.adapters.store.kept_limit import keep_limit
+from semantic.adapters.store.limits import Limits, NoRoomError
 from semantic.adapters.store.locks import ThreadLock
 from semantic.adapters.store.owner_names import workroom
 from semantic.adapters.store.owners import Owners
@@ -43,7 +44,7 @@ from semantic.domain.native import BlockFolder, TokenIds
 from semantic.domain.policy import EvictionPolicy
 from semantic.domain.stored import BlockName, NewBlock
 
-__all__ = ["CATALOGUE_BYTES", "STORE_BYTES", "DiskStore"]
+__all__ = ["CATALOGUE_BYTES", "FREE_BYTES", "STORE_BYTES", "DiskStore"]
 
 _log = logging.getLogger("semantic")
 
@@ -57,6 +58,9 @@ _ASIDE_PART = 16
 
 STORE_BYTES = 64 << 30
 """What a store may take unless somebody says otherwise."""
+
+FREE_BYTES = 1 << 30
+"""What a store leaves free on the disk unless somebody says otherwise."""
 
 CATALOGUE_BYTES = 16 << 20
 """What the catalogue may take beside the limit; what it takes beyond that counts."""
@@ -103,7 +107,7 @@ class DiskStore(CataloguedStore):
         path: str | os.PathLike[str],
         max_bytes: int = STORE_BYTES,
         *,
-        free_floor_bytes: int = 1 << 30,
+        free_floor_bytes: int = FREE_BYTES,
         daily_write_bytes: int | None = None,
         min_reuse: int = 1,
         policy: EvictionPolicy | None = None,
@@ -208,6 +212,16 @@ class DiskStore(CataloguedStore):
                     self.catalogue.keep_fact(fact, value)
             self.expire()
             self.shrink(self.catalogue.fact("bytes") - self._room())
+            if self._keeps_limit:
+                self._keep_limit()
+
+    def _keep_limit(self) -> None:
+        try:
+            keep_limit(self.path, self.limits.max_bytes)
+        except OSError as error:  # the catalogue has it, too
+            _log.warning(
+                "%s: the limit could not be written beside the catalogue: %s", self.path, error
+            )
 
     def enter(self, file: str) -> None:
         """Let the catalogue say of a file what its header says."""
@@ -215,6 +229,8 @@ class DiskStore(CataloguedStore):
 
     def _make_room_aside(self, n_bytes: int) -> int:
         most = self.limits.max_bytes
+        if not self._keeps_limit:
+            most = min(most, self.catalogue.fact("max_bytes") or most)
         return self.bytes_aside(max(0, min(most // _ASIDE_PART, most - n_bytes)))
 
     def _mend_later(self) -> None:
@@ -374,12 +390,13 @@ class DiskStore(CataloguedStore):
 
     @contextmanager
     def borrowed(self, n_bytes: int) -> Iterator[None]:
-        """So many bytes of the limit, for what lies in the workroom meanwhile.
+        """So many bytes of the limit and the disk, for what lies in the workroom meanwhile.
 
         Raises:
-            CachePersistenceError: There is no room.
+            NoRoomError: There is no room.
         """
         self._be_known()
+        self._check_room(n_bytes)
         name = f"{self._owners.name}-borrowed{next(self._numbers)}"
         while short := self.catalogue.reserve_bytes(name, n_bytes, self._room()):
             self._make_room(short)
@@ -392,7 +409,7 @@ class DiskStore(CataloguedStore):
         with _refusals(self.path):
             free = os.statvfs(self.path)
         if free.f_bavail * free.f_frsize - n_bytes < self._free_floor:
-            raise CachePersistenceError(
+            raise NoRoomError(
                 f"{self.path}: writing {n_bytes} bytes would leave less than"
                 f" {self._free_floor} free"
             )

@@ -23,7 +23,7 @@ _REMEMBERED = 100_000
 
 
 class NoRoomError(CachePersistenceError):
-    """What may go has gone, and it is still too little."""
+    """There is too little room: what may go has gone, or what is to be left free would not be."""
 
 
 @dataclass(frozen=True, slots=True)

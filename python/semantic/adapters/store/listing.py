@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from semantic.adapters.store.catalogue import Catalogue
-from semantic.adapters.store.schema import PINNED
+from semantic.adapters.store.daily import Daily
 from semantic.adapters.store.users import BEGINS
 from semantic.adapters.store.veil import Veil
 
@@ -18,6 +18,8 @@ _BLOCKS = (
     "SELECT b.file, b.key, hex(n.namespace), b.layer_group, b.lo, b.hi, n.n_tokens, b.bytes,"
     " b.standing, b.used_at FROM blocks b JOIN nodes n USING (key) WHERE b.state = 'here'"
 )
+
+_BLOCK_TYPES = (str, bytes, str, str, int, int, int, int, int, int)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,27 +80,31 @@ class Listing:
     Args:
         catalogue: The catalogue.
         veil: Reads what is sealed in it.
+
+    Raises:
+        CatalogueDamagedError: It holds what nobody writes into it; so for all methods, never here.
     """
 
     def __init__(self, catalogue: Catalogue, veil: Veil) -> None:
+        self._database = catalogue.database
         self._read = catalogue.database.read
+        self._fact = catalogue.fact
         self._veil = veil
 
     def agents(self) -> list[AgentRow]:
         """The agents, the last used first."""
         rows = self._read(
-            "SELECT a.label, lower(hex(n.namespace)), sum(n.n_tokens), sum(s.blocks),"
-            " sum(s.bytes), max(s.used_at) FROM nodes n"
+            "SELECT lower(hex(n.namespace)), sum(n.n_tokens), sum(s.blocks), sum(s.bytes),"
+            " max(s.used_at), a.label FROM nodes n"
             " JOIN (SELECT key, count(*) AS blocks, sum(bytes) AS bytes, max(used_at) AS used_at"
             "       FROM blocks WHERE state = 'here' GROUP BY key) s USING (key)"
             " LEFT JOIN users u USING (key)"
             " LEFT JOIN agents a ON a.namespace = n.namespace AND a.agent = u.agent"
-            " GROUP BY a.agent, n.namespace ORDER BY max(s.used_at) DESC"
+            " GROUP BY a.agent, n.namespace ORDER BY max(s.used_at) DESC",
+            (),
+            (str, int, int, int, int),
         )
-        return [
-            AgentRow(self._label(label), str(namespace), *map(_int, numbers))
-            for label, namespace, *numbers in rows
-        ]
+        return [AgentRow(self._label(label), *values) for *values, label in rows]
 
     def blocks(
         self,
@@ -124,7 +130,8 @@ class Listing:
             where += f" AND {BEGINS.format('n.namespace')}"
             values.append(namespace)
         users = self._users()
-        rows = self._read(_BLOCKS + where + " ORDER BY b.last_use, b.lo, b.file", values)
+        order = " ORDER BY b.last_use, b.lo, b.file"
+        rows = self._read(_BLOCKS + where + order, values, _BLOCK_TYPES)
         found = []
         for file, key_of, namespace_of, group, lo, hi, tokens, n_bytes, standing, used_at in rows:
             agents = tuple(users.get(key_of, ()))
@@ -132,16 +139,16 @@ class Listing:
             if is_wanted and (files is None or file in files):
                 found.append(
                     BlockRow(
-                        str(file),
-                        _hex(key_of),
-                        str(namespace_of).lower(),
-                        str(group),
-                        _int(lo),
-                        _int(hi),
-                        _int(tokens),
-                        _int(n_bytes),
-                        _STANDINGS[min(_int(standing), PINNED)],
-                        _int(used_at),
+                        file,
+                        key_of.hex(),
+                        namespace_of.lower(),
+                        group,
+                        lo,
+                        hi,
+                        tokens,
+                        n_bytes,
+                        self._standing(standing),
+                        used_at,
                         agents,
                     )
                 )
@@ -155,42 +162,47 @@ class Listing:
             "   (SELECT 1 FROM blocks p WHERE p.key = n.parent AND NOT p.is_bounded)"
             "   AND EXISTS (SELECT 1 FROM blocks b WHERE b.key = n.key AND NOT b.is_bounded)"
             " UNION SELECT c.key FROM nodes c JOIN lost ON c.parent = lost.key)"
-            " SELECT file FROM blocks JOIN lost USING (key) WHERE state = 'here'"
+            " SELECT file FROM blocks JOIN lost USING (key) WHERE state = 'here'",
+            (),
+            (str,),
         )
-        return [str(file) for (file,) in rows]
+        return [file for (file,) in rows]
 
-    def written_today(self) -> int:
-        """Bytes that were reserved to be written on the last day that anything was."""
-        return _int(self._read("SELECT value FROM counts WHERE name = 'written'")[0][0])
+    def written_today(self, now: int) -> int:
+        """Bytes that were reserved to be written today; see `Daily` for when a day begins."""
+        day, last, n_bytes = map(self._fact, ("day", "last_day", "written"))
+        return Daily(day, last, n_bytes).told(now).written_bytes
 
     def bytes_by_group(self) -> dict[str, int]:
         """Bytes of the files of each layer group."""
         rows = self._read(
             "SELECT layer_group, sum(bytes) FROM blocks WHERE state = 'here'"
-            " GROUP BY layer_group ORDER BY layer_group"
+            " GROUP BY layer_group ORDER BY layer_group",
+            (),
+            (str, int),
         )
-        return {str(group): _int(n_bytes) for group, n_bytes in rows}
+        return dict(rows)
 
-    def _users(self) -> dict[object, list[str]]:
+    def _users(self) -> dict[bytes, list[str]]:
         rows = self._read(
             "SELECT u.key, a.label FROM users u JOIN nodes n USING (key)"
-            " JOIN agents a ON a.namespace = n.namespace AND a.agent = u.agent ORDER BY a.label"
+            " JOIN agents a ON a.namespace = n.namespace AND a.agent = u.agent ORDER BY a.label",
+            (),
+            (bytes,),
         )
-        users: dict[object, list[str]] = {}
+        users: dict[bytes, list[str]] = {}
         for key, label in rows:
             users.setdefault(key, []).append(self._label(label))
         return users
 
+    def _standing(self, standing: int) -> str:
+        if not 0 <= standing < len(_STANDINGS):
+            raise self._database.condemn(f"{standing} is no standing")
+        return _STANDINGS[standing]
+
     def _label(self, label: object) -> str:
-        found = self._veil.unseal(label) if isinstance(label, bytes) else None
+        """An agent's name; empty where there is none, or this key does not open it."""
+        if label is not None and not isinstance(label, bytes):
+            raise self._database.condemn(f"{label!r} is no name of an agent")
+        found = None if label is None else self._veil.unseal(label)
         return "" if found is None else found.decode(errors="replace")
-
-
-def _hex(value: object) -> str:
-    assert isinstance(value, bytes)
-    return value.hex()
-
-
-def _int(value: object) -> int:
-    assert isinstance(value, int)
-    return value

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,7 @@ from semantic.adapters.store.block_file import described
 from semantic.adapters.store.block_files import ENDING, FANS, BlockFiles, block_files
 from semantic.adapters.store.catalogue import Adopted, Catalogue
 from semantic.adapters.store.database import CatalogueDamagedError
+from semantic.adapters.store.kept_limit import kept_limit
 from semantic.adapters.store.owner_names import owner_of_workroom
 from semantic.adapters.store.soundness import Soundness
 from semantic.adapters.store.veil import Veil
@@ -94,8 +95,11 @@ class Recovery:
         self.unread, self.unread_bytes = {}, 0
         is_thorough = is_thorough or self.soundness.is_cheap
         if self._is_sound(is_thorough=is_thorough):
+            is_new = not self._catalogue.fact("day")  # and there may be blocks: it was lost
             self.finish(running)
             self._agree(is_thorough=is_thorough)
+            if is_new:
+                self._carry_over({})
         else:
             self._make_again(running, aside_bytes)
 
@@ -113,13 +117,20 @@ class Recovery:
         return not database.is_damaged
 
     def _make_again(self, running: Sequence[str], aside_bytes: Callable[[int], int]) -> None:
-        with self._catalogue.database.made_again(Aside(self._path / "aside").place):
+        with self._catalogue.database.made_again(Aside(self._path / "aside").place) as numbers:
+            self._carry_over(numbers)
             there = block_files(self._path)
             aside_bytes(sum(self._size(file) for file in there.files))
             self._clean(running)
             self._note(there)
             self._enter(there.files)
+            self._carry_over({})  # by the blocks, where the numbers could not be read
         _log.warning("%s: the catalogue was made again from the blocks", self._path)
+
+    def _carry_over(self, numbers: Mapping[str, int]) -> None:
+        """Let a new catalogue know what block files cannot tell."""
+        max_bytes = kept_limit(self._path) or numbers.get("max_bytes", 0)
+        self._catalogue.carry_over({**numbers, "max_bytes": max_bytes}, int(self._now()))
 
     def finish(self, running: Sequence[str]) -> bool:
         """Finish what processes that do not run any more have begun; whether that was anything."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from semantic.adapters.store.catalogue import Catalogue
 from semantic.adapters.store.database import in_parts, whole
+from semantic.adapters.store.schema import PINNED
 from semantic.adapters.store.veil import Veil
 from semantic.domain.native import TokenIds
 from semantic.domain.stored import NewBlock
@@ -19,6 +20,31 @@ __all__ = ["Soundness", "follows"]
 _KEY_BYTES = 32
 _FULL_CHECK_BYTES = 16 << 20
 """A catalogue of some 4,500 blocks: larger ones would keep a store from opening for too long."""
+
+
+def _of_types(**columns: str) -> str:
+    """What finds rows whose values have other types, columns in words."""
+    return " OR ".join(
+        f"typeof({column}) != '{kind}'"
+        for kind, names in columns.items()
+        for column in names.split()
+    )
+
+
+_WRONG_VALUES = {
+    "nodes": _of_types(blob="key namespace parent tokens", integer="n_tokens"),
+    "blocks": _of_types(
+        text="file layer_group state owner",
+        blob="key",
+        integer="lo hi bytes is_bounded standing uses last_use used_at",
+    )
+    + f" OR bytes < 0 OR standing NOT BETWEEN 0 AND {PINNED}",
+    "users": _of_types(blob="key agent"),
+    "agents": _of_types(blob="namespace agent label", integer="priority is_ended used_at")
+    + f" OR priority NOT BETWEEN 0 AND {PINNED}",
+    "pins": _of_types(blob="namespace agent", text="owner"),
+    "counts": _of_types(text="name", integer="value"),
+}
 
 
 def follows(key: bytes, parent: bytes, tokens: TokenIds, veil: Veil) -> bool:
@@ -46,13 +72,20 @@ class Soundness:
         return self._database.disk_bytes <= _FULL_CHECK_BYTES
 
     def fault(self) -> str:
-        """What SQLite finds wrong with the file; empty where nothing is.
+        """What is wrong with the file by itself; empty where nothing is.
+
+        SQLite takes values of any type into any column, so it does not tell that.
 
         Raises:
             CachePersistenceError: The system refuses, or the file cannot be read at all.
         """
         ((found,),) = self._database.read("PRAGMA integrity_check(1)")
-        return "" if found == "ok" else str(found).splitlines()[0]
+        if found != "ok":
+            return str(found).splitlines()[0]
+        for table, wrong in _WRONG_VALUES.items():
+            if self._database.read(f"SELECT 1 FROM {table} WHERE {wrong} LIMIT 1"):
+                return f"a row of {table} holds what nobody writes there"
+        return ""
 
     def wrong_files(self) -> set[str]:
         """The files of blocks of which the catalogue says what cannot be."""

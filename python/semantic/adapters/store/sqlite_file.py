@@ -12,7 +12,15 @@ from pathlib import Path
 from semantic.adapters.store import schema
 from semantic.domain.errors import CachePersistenceError
 
-__all__ = ["BUSY_SECONDS", "CatalogueDamagedError", "begins", "connected", "files_of", "is_refusal"]
+__all__ = [
+    "BUSY_SECONDS",
+    "CatalogueDamagedError",
+    "begins",
+    "connected",
+    "files_of",
+    "is_refusal",
+    "numbers_of",
+]
 
 BUSY_SECONDS = 30.0
 """How long another process may keep this one from writing."""
@@ -93,6 +101,24 @@ def connected(path: Path | None, *, is_made: bool) -> sqlite3.Connection:
                 connection.close()
             raise
     return connection
+
+
+def numbers_of(path: Path) -> dict[str, int]:
+    """The numbers that a damaged catalogue keeps, as far as they can be read.
+
+    Nobody may have it open.
+    """
+    numbers: dict[str, int] = {}
+    with contextlib.suppress(sqlite3.Error):
+        # Without a log, SQLite would make one to read the file.
+        how = "mode=ro" if any(file.exists() for file in files_of(path)[1:]) else "immutable=1"
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)
+        with contextlib.closing(connection):
+            # Where pages contradict each other, rows may never end.
+            for name, value in connection.execute("SELECT name, value FROM counts LIMIT 100"):
+                if isinstance(name, str) and isinstance(value, int):
+                    numbers[name] = value
+    return numbers
 
 
 def begins(connection: sqlite3.Connection, *, is_last: bool) -> bool:

@@ -1,8 +1,8 @@
-"""How long ago something was, for a reader."""
+"""How long something lasts, and how long ago it was, for a reader."""
 
 from __future__ import annotations
 
-__all__ = ["ago"]
+__all__ = ["ago", "lasting"]
 
 _UNITS = (("w", 7 * 86_400), ("d", 86_400), ("h", 3600), ("m", 60))
 
@@ -15,3 +15,14 @@ def ago(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds // length:.0f}{unit} ago"
     return f"{seconds:.0f}s ago"
+
+
+_WORDS = (("years", 365 * 86_400), ("days", 86_400), ("hours", 3600), ("minutes", 60))
+
+
+def lasting(seconds: int) -> str:
+    """The largest unit of which there are at least two, in words."""
+    for word, length in _WORDS:
+        if seconds >= 2 * length:
+            return f"{seconds // length:,} {word}"
+    return f"{seconds:,} seconds"

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from semantic.adapters.store.archive import Exchanged, export_blocks, import_blocks
-from semantic.adapters.store.disk import STORE_BYTES, DiskStore
+from semantic.adapters.store.disk import FREE_BYTES, STORE_BYTES, DiskStore
 from semantic.adapters.store.listing import BlockRow, Listing
 from semantic.adapters.store.sealing import read_key
 from semantic.adapters.store.upkeep import collect
@@ -23,6 +23,8 @@ from semantic.cli.store.session import (
     opened,
     print_json,
     progress,
+    say,
+    say_if_doubted,
 )
 from semantic.domain.errors import SemanticError
 
@@ -52,6 +54,13 @@ _Max = Annotated[
     typer.Option("--max", parser=memory_size, metavar="SIZE", help="Keep at most so much: 10GB."),
 ]
 
+_Free = Annotated[
+    int | None,
+    typer.Option(
+        parser=memory_size, metavar="SIZE", help="What is left free on the disk, 1GiB unless given."
+    ),
+]
+
 
 def collect_garbage(
     store: StoreFolder,
@@ -62,6 +71,8 @@ def collect_garbage(
 ) -> None:
     """Remove what is of no use: leftovers of killed processes, damaged files, lost ends."""
     with opened("gc", store, key_file, is_changed=True) as found:
+        if older_than is not None:
+            say_if_doubted("gc", found)
         shown = progress("removing")
         gone = collect(found, max_bytes=max_bytes, older_than=older_than, progress=shown)
     if as_json:
@@ -115,6 +126,7 @@ def _chosen(
 ) -> list[BlockRow]:
     listing = Listing(store.catalogue, store.veil)
     if older_than is not None:
+        say_if_doubted("forget", store)
         return listing.blocks(files=store.older_files(older_than))
     rows = listing.blocks(agent_id=agent, namespace=namespace)
     return [row for row in rows if agent is None or row.agents == (agent,)]
@@ -148,6 +160,7 @@ def import_store(
     ],
     store: StoreFolder,
     max_bytes: _Max = None,
+    free: _Free = None,
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -157,7 +170,8 @@ def import_store(
     """
     if not (store / "blocks").is_dir():
         _make("import", store, max_bytes, key_file)
-    with opened("import", store, key_file, is_changed=True) as found:
+    floor = free or FREE_BYTES
+    with opened("import", store, key_file, is_changed=True, free_floor_bytes=floor) as found:
         known = found.catalogue.fact("max_bytes")
         found.limits = replace(found.limits, max_bytes=max_bytes or known or STORE_BYTES)
         carried = import_blocks(found, file, progress("importing"))
@@ -170,7 +184,7 @@ def _make(command: str, path: Path, max_bytes: int | None, key_file: Path | None
         key = read_key(key_file)
         DiskStore(path, max_bytes or STORE_BYTES, free_floor_bytes=0, key=key).close()
     except (SemanticError, OSError) as error:
-        typer.echo(f"semantic store {command}: {error}", err=True)
+        say(f"semantic store {command}: {error}", err=True)
         raise typer.Exit(2) from error
 
 
@@ -178,8 +192,10 @@ def _report(carried: Exchanged, what: str, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(carried))
     else:
+        for name, why in carried.left:
+            say(f"{name} stays, and may hold blocks that are not sealed: {why}", err=True)
         for name, why in carried.bad:
-            typer.echo(f"{name}: {why}")
+            say(f"{name}: {why}")
         known = f", {carried.known} were there" if carried.known else ""
         bad = f", {len(carried.bad)} bad" if carried.bad else ""
         typer.echo(f"{carried.blocks} blocks, {format_size(carried.bytes)} {what}{known}{bad}")

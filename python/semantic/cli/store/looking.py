@@ -21,6 +21,7 @@ from semantic.cli.store.session import (
     opened,
     print_json,
     progress,
+    say,
     table,
 )
 from semantic.domain.errors import CacheCorruptionError, CachePersistenceError
@@ -157,7 +158,7 @@ def show_stats(store: StoreFolder, key_file: KeyFile = None, as_json: AsJson = F
             "max_bytes": found.catalogue.fact("max_bytes"),
             "catalogue_bytes": found.catalogue.database.disk_bytes,
             "aside_bytes": found.bytes_aside(_ALL),
-            "written_today_bytes": listing.written_today(),
+            "written_today_bytes": listing.written_today(int(time.time())),
             "processes": len(found.running()) - 1,
             "sealed": found.veil.secret is not None,
         }
@@ -203,7 +204,7 @@ def verify_store(
         print_json({**said, "repaired": repair})
     else:
         for file in bad:
-            typer.echo(f"{file.file}: {file.why}")
+            say(f"{file.file}: {file.why}")
         state = f"{len(bad)} bad" if bad else "all whole"
         left = sum(file.stays for file in bad)
         if bad and repair:

@@ -13,6 +13,7 @@ import typer
 
 from semantic.adapters.store.disk import DiskStore
 from semantic.adapters.store.sealing import read_key
+from semantic.cli.store.ago import lasting
 from semantic.domain.errors import SemanticError
 
 __all__ = [
@@ -22,17 +23,30 @@ __all__ = [
     "digits",
     "opened",
     "print_json",
+    "printable",
     "progress",
+    "say",
+    "say_if_doubted",
     "table",
 ]
 
 _NO_LIMIT = 1 << 62
 """Looking at a store takes nothing from it, whatever limit its server has."""
 
+
+def unfolded(text: str) -> Path:
+    """A path whose ~ a shell has left: it does in --store=~/kv and in environment variables."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise typer.BadParameter(f"{text}: whose home that is, is not known") from error
+
+
 StoreFolder = Annotated[
     Path,
     typer.Option(
         "--store",
+        parser=unfolded,
         metavar="DIR",
         envvar="SEMANTIC_STORE",
         help="The folder, as given to semantic serve.",
@@ -41,6 +55,7 @@ StoreFolder = Annotated[
 KeyFile = Annotated[
     Path | None,
     typer.Option(
+        parser=unfolded,
         metavar="FILE",
         help="The key of a sealed store, 64 hexadecimal digits; else SEMANTIC_STORE_KEY is used.",
     ),
@@ -64,7 +79,12 @@ def digits(text: str) -> str:
 
 @contextmanager
 def opened(
-    command: str, path: Path, key_file: Path | None, *, is_changed: bool = False
+    command: str,
+    path: Path,
+    key_file: Path | None,
+    *,
+    is_changed: bool = False,
+    free_floor_bytes: int = 0,
 ) -> Iterator[DiskStore]:
     """A store; what is wrong with it or the input is one line on stderr and exit status 2.
 
@@ -74,13 +94,16 @@ def opened(
         key_file: The file of its key, if any.
         is_changed: What killed processes have left is finished first, and a damaged catalogue is
             made again; else nothing is changed.
+        free_floor_bytes: What writing leaves free on the disk.
     """
     log = logging.getLogger("semantic")
     level = log.level
     log.setLevel(logging.ERROR)  # the command itself says what it finds
     try:
         key = read_key(key_file)
-        looked = DiskStore(path, _NO_LIMIT, free_floor_bytes=0, key=key, repair=False)
+        looked = DiskStore(
+            path, _NO_LIMIT, free_floor_bytes=free_floor_bytes, key=key, repair=False
+        )
         try:
             if is_changed:
                 looked.recover()
@@ -88,13 +111,25 @@ def opened(
         finally:
             looked.close()
     except (SemanticError, OSError) as error:
-        typer.echo(f"semantic store {command}: {error}", err=True)
+        say(f"semantic store {command}: {error}", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         typer.echo(f"semantic store {command}: stopped", err=True)
         raise typer.Exit(130) from None
     finally:
         log.setLevel(level)
+
+
+def say_if_doubted(command: str, store: DiskStore) -> None:
+    """Say on stderr that the clock is not believed, to whoever has asked for what is old."""
+    doubted = store.doubted_seconds()
+    if doubted:
+        say(
+            f"semantic store {command}: the clock is {lasting(doubted)} ahead of the last use:"
+            " nothing is taken as old for that, for it may have jumped; if it is right, ask again"
+            " in a day",
+            err=True,
+        )
 
 
 def progress(what: str) -> Callable[[Sequence[Any]], Iterable[Any]]:
@@ -110,6 +145,19 @@ def progress(what: str) -> Callable[[Sequence[Any]], Iterable[Any]]:
     return shown
 
 
+def printable(text: str) -> str:
+    """A text that does nothing to a terminal: agents and files may be called anything."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """One line on stdout or stderr."""
+    typer.echo(printable(line), err=err)
+
+
 def print_json(value: object) -> None:
     """One JSON document on stdout."""
     typer.echo(json.dumps(value, indent=1))
@@ -121,9 +169,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     from rich.markup import escape
     from rich.table import Table
 
-    made = Table(title=escape(title), title_justify="left")
+    made = Table(title=escape(printable(title)), title_justify="left")
     for column in columns:
         made.add_column(column.rstrip(":"), justify="right" if column.endswith(":") else "left")
     for row in rows:
-        made.add_row(*map(escape, row))
+        made.add_row(*(escape(printable(cell)) for cell in row))
     Console().print(made)
