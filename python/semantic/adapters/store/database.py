@@ -30,6 +30,7 @@ from semantic.adapters.store.sqlite_file import (
     files_of,
     is_refusal,
     numbers_of,
+    truncates,
 )
 from semantic.domain.errors import CachePersistenceError
 
@@ -136,12 +137,14 @@ class Database:
                 return rows
 
     def truncate(self) -> bool:
-        """Let nothing of what was deleted be found in the files; whether others let it be so."""
+        """Let nothing of what was deleted be found in the files; whether others let it be so.
+
+        Never waits for them: what other threads ask meanwhile would wait too.
+        """
         with self._lock:
             connection = self._settled()
             with self._refusals():
-                row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                return bool(row[0] == 0)
+                return truncates(connection)
 
     @property
     def disk_bytes(self) -> int:

@@ -7,6 +7,8 @@ import errno
 import os
 import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from semantic.adapters.store import schema
@@ -20,10 +22,14 @@ __all__ = [
     "files_of",
     "is_refusal",
     "numbers_of",
+    "truncates",
 ]
 
 BUSY_SECONDS = 30.0
-"""How long another process may keep this one from writing."""
+"""How long another process may keep this one from writing, and from opening the file."""
+
+_READ_SECONDS = 1.0
+"""How long another process may keep this one from reading: it hardly ever does, for a moment."""
 
 _WAL_PAGES = 512
 """Pages of 8 KB after which the log is written back."""
@@ -96,6 +102,7 @@ def connected(path: Path | None, *, is_made: bool) -> sqlite3.Connection:
         )
         try:
             _prepare(connection, is_made=is_made)
+            _wait(connection, _READ_SECONDS)
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
@@ -127,16 +134,48 @@ def begins(connection: sqlite3.Connection, *, is_last: bool) -> bool:
     Raises:
         sqlite3.DatabaseError: SQLite refuses.
     """
-    connection.execute("PRAGMA busy_timeout = 0")
     try:
-        connection.execute("BEGIN IMMEDIATE")
+        with _at_once(connection):
+            connection.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError as error:
-        if is_last or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+        if is_last or not _is_busy(error):
             raise
         return False
-    finally:
-        connection.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_SECONDS)}")
     return True
+
+
+def truncates(connection: sqlite3.Connection) -> bool:
+    """Write the log back and empty it; False while others use it.
+
+    Raises:
+        sqlite3.DatabaseError: SQLite refuses.
+    """
+    try:
+        with _at_once(connection):
+            row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.OperationalError as error:
+        if not _is_busy(error):
+            raise
+        return False
+    return bool(row[0] == 0)
+
+
+@contextmanager
+def _at_once(connection: sqlite3.Connection) -> Iterator[None]:
+    """Within, others are not waited for: whoever asks has locked out all other threads."""
+    _wait(connection, 0)
+    try:
+        yield
+    finally:
+        _wait(connection, _READ_SECONDS)
+
+
+def _wait(connection: sqlite3.Connection, seconds: float) -> None:
+    connection.execute(f"PRAGMA busy_timeout = {int(1000 * seconds)}")
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _create(path: Path, *, is_made: bool) -> None:
