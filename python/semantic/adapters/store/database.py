@@ -27,6 +27,7 @@ from semantic.adapters.store.sqlite_file import (
     CatalogueDamagedError,
     begins,
     connected,
+    errno_of,
     files_of,
     is_refusal,
 )
@@ -81,6 +82,7 @@ class Database:
         self._is_marked = False
         self._unparted = 0
         self._maker: int | None = None
+        self._then: Callable[[], None] | None = None
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._occupied: Lock | None = None
@@ -186,7 +188,9 @@ class Database:
         finally:
             with self._lock:
                 self._unparted -= 1
-                if self._maker is None and self.is_damaged:
+                if self._is_closed:
+                    self._end()
+                elif self._maker is None and self.is_damaged:
                     self._let_go()
 
     @contextmanager
@@ -333,16 +337,29 @@ class Database:
             ) from error
         except sqlite3.DatabaseError as error:
             if is_refusal(error, self._path):
-                raise CachePersistenceError(f"{self._name}: {error}") from error
+                raise CachePersistenceError(
+                    f"{self._name}: {error}", errno=errno_of(error)
+                ) from error
             raise self._condemned(str(error)) from error
 
-    def close(self) -> None:
-        """Close the file. Idempotent; a child leaves that to its parent."""
+    def close(self, then: Callable[[], None] | None = None) -> None:
+        """Answer nothing more, and close the file. Idempotent; a child leaves that to its parent.
+
+        Args:
+            then: Called once nothing goes on any more that must not be parted.
+        """
         with self._lock:
-            if self._process == os.getpid():
-                self._unparted = 0
-                self._let_go()
             self._is_closed = True
+            self._then = then or self._then
+            self._end()
+
+    def _end(self) -> None:
+        if self._process == os.getpid():
+            self._let_go()
+            if self._unparted:
+                return
+        if self._then is not None:
+            self._then()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -12,7 +12,15 @@ from pathlib import Path
 from semantic.adapters.store import schema
 from semantic.domain.errors import CachePersistenceError
 
-__all__ = ["BUSY_SECONDS", "CatalogueDamagedError", "begins", "connected", "files_of", "is_refusal"]
+__all__ = [
+    "BUSY_SECONDS",
+    "CatalogueDamagedError",
+    "begins",
+    "connected",
+    "errno_of",
+    "files_of",
+    "is_refusal",
+]
 
 BUSY_SECONDS = 30.0
 """How long another process may keep this one from writing."""
@@ -41,6 +49,11 @@ _REFUSALS = {
 }
 """What the system refuses, or others. All else says that the file is not what was written."""
 
+_REPEATED = {sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE}
+"""A row that is there already was written twice by this program: nothing is wrong with the file."""
+
+_ERRNOS = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO}
+
 _CREATING = threading.Lock()
 """Between making the file and closing it, no other thread may have SQLite open it."""
 
@@ -62,7 +75,13 @@ def is_refusal(error: sqlite3.DatabaseError, path: Path | None) -> bool:
     if code == sqlite3.SQLITE_READONLY and path is not None:
         # A damaged header may say so of a file that may be written.
         return not _may_be_written(path) or not os.access(path.parent, os.W_OK)
-    return code is not None and code & 0xFF in _REFUSALS
+    return code is not None and (code & 0xFF in _REFUSALS or code in _REPEATED)
+
+
+def errno_of(error: sqlite3.DatabaseError) -> int | None:
+    """What the system has said of a full disk or one that fails; None where it was not asked."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else _ERRNOS.get(code & 0xFF)
 
 
 def connected(path: Path | None, *, is_made: bool) -> sqlite3.Connection:

@@ -20,6 +20,7 @@ __all__ = [
     "KeyFile",
     "StoreFolder",
     "digits",
+    "name_stuck",
     "opened",
     "print_json",
     "progress",
@@ -83,7 +84,8 @@ def opened(
         looked = DiskStore(path, _NO_LIMIT, free_floor_bytes=0, key=key, repair=False)
         try:
             if is_changed:
-                looked.recover()
+                # On a full disk it cannot be; what is forgotten then makes room.
+                looked.put_right()
             yield looked
         finally:
             looked.close()
@@ -108,6 +110,13 @@ def progress(what: str) -> Callable[[Sequence[Any]], Iterable[Any]]:
         return track(items, what, console=console, transient=True, disable=not console.is_terminal)
 
     return shown
+
+
+def name_stuck(command: str, store: DiskStore) -> bool:
+    """Name on stderr what could not be removed; whether there was anything."""
+    for file, why in store.stuck.items():
+        typer.echo(f"semantic store {command}: {file} could not be removed: {why}", err=True)
+    return bool(store.stuck)
 
 
 def print_json(value: object) -> None:
