@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from semantic import CachePersistenceError, DiskStore, EvictionPolicy
 from semantic.adapters.store.upkeep import verify
 from semantic.cli import store as command
+from semantic.domain.native import TokenIds
 from tests.stored_blocks import BLOCK_BYTES, ROOT, blocks_of, found, read, sequence, turn
 
 ROOT_FOLDER = Path(__file__).parents[2]
@@ -131,6 +132,31 @@ def forget_on_a_full_disk(path: Path) -> None:
         (path / "others").unlink()
 
 
+def serve_from_a_full_disk(path: Path) -> None:
+    """Where not even the index of the catalogue's log fits, there is one at a time."""
+    store = opened(path / "kv")
+    turn(store, sequence(1, 2), "a")
+    store.close()
+    fill(path)
+    stores = [opened(path / "kv"), opened(path / "kv")]
+    assert [store.catalogue.database._is_alone for store in stores] == [True, True]
+    for store in stores:
+        assert whole(store, 1, 2) == 2
+        assert whole(store, 2, 1) == 0
+        with pytest.raises(CachePersistenceError, match="full"):
+            store.used(ROOT, TokenIds(sequence(1, 2)).keys(ROOT), "b")
+        with pytest.raises(CachePersistenceError, match="would leave less"):
+            turn(store, sequence(2, 1), "a")
+    (path / "others").unlink()
+    for store in stores:
+        turn(store, sequence(2, 1), "a")
+        assert (whole(store, 1, 2), whole(store, 2, 1)) == (2, 1)
+    assert [store.catalogue.database._is_alone for store in stores] == [False, False]
+    assert verify(stores[0]) == []
+    for store in stores:
+        store.close()
+
+
 def fill(path: Path) -> None:
     """Leave nothing free on a disk, whose owner may go on."""
     with (path / "others").open("wb", buffering=0) as file, contextlib.suppress(OSError):
@@ -159,6 +185,10 @@ def test_b30_a_full_disk_loses_nothing_and_serves_on(tmp_path: Path) -> None:
 
 def test_b30_what_is_forgotten_on_a_full_disk_goes(tmp_path: Path) -> None:
     on_a_disk_of_its_own(forget_on_a_full_disk, tmp_path, "4m")
+
+
+def test_b30_a_store_is_opened_on_a_full_disk(tmp_path: Path) -> None:
+    on_a_disk_of_its_own(serve_from_a_full_disk, tmp_path, "3m")
 
 
 def test_b30_a_disk_that_is_read_only_is_said_so(tmp_path: Path) -> None:

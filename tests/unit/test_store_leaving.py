@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from semantic import CachePersistenceError, DiskStore, EvictionPolicy
+from semantic.adapters.store import catalogue
 from semantic.adapters.store.catalogue import Catalogue
 from semantic.adapters.store.upkeep import verify
 from semantic.cli import store as command
@@ -166,6 +167,39 @@ def test_what_another_agent_uses_while_one_is_forgotten_stays(
     assert store.forget(ROOT, "a") == 0
     assert found(other, sequence(1, 2)) == 2
     assert other.forget(ROOT, "b") == 2
+
+
+def test_what_two_agents_share_goes_when_both_are_forgotten_at_once(
+    both: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other, _ = both
+    turn(store, sequence(1, 2), "a")
+    turn(store, sequence(1, 2), "b")
+    forgotten: list[int] = []
+
+    def forget_the_other() -> None:
+        if not forgotten:
+            forgotten.append(other.forget(ROOT, "b"))
+
+    before(monkeypatch, store.catalogue, "drop_shared", forget_the_other)
+    assert store.forget(ROOT, "a") == 2
+    assert forgotten == [0]
+    assert store.stats()["blocks"] == 0
+
+
+def test_uses_are_dropped_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "_MANY", 2)
+    store = opened(tmp_path)
+    for agent in ("b", AGENT):
+        turn(store, sequence(1, 5), agent)
+    turn(store, sequence(2, 1), AGENT)
+    store.regard(ROOT, AGENT, is_pinned=True)
+    assert store.forget(ROOT, AGENT) == 1
+    assert not is_known(tmp_path)
+    assert store.catalogue.database.read("SELECT count(*) FROM users") == [(5,)]
+    assert store.shrink(1) == 1, "nobody pins it any more"
+    assert store.forget(ROOT, "b") == 4
+    store.close()
 
 
 def refused(*_: object, **__: object) -> Any:

@@ -342,6 +342,14 @@ class Catalogue:
             remove(files)
         return files
 
+    def drop_shared(self, agent_id: str, namespaces: str, after: bytes) -> bytes | None:
+        """An agent wants nothing of some token blocks behind this one that others use as well.
+
+        The last of them; None: there was none.
+        """
+        with self.database.transaction() as run:
+            return self._users.drop_shared(run, agent_id, namespaces, after, _MANY)
+
     def drop_agent(
         self, agent_id: str, namespaces: str = "", remove: Removal = removed_later
     ) -> list[str]:
@@ -390,6 +398,9 @@ class Catalogue:
                 self._users.leave(run, key, is_forgotten=is_forgotten)
         return sum(whole(n_bytes) for _, n_bytes in rows)
 
+
+_MANY = 500
+"""Uses that are dropped in one transaction: nobody else writes meanwhile."""
 
 _HERE = "SELECT file FROM blocks WHERE state = 'here'"
 _OURS = " FROM blocks WHERE owner = ? AND state != 'here'"

@@ -307,6 +307,9 @@ class CataloguedStore(ABC):
             progress: Shows how far it has come.
         """
         gone = self.forget_those(self.catalogue.only_of(agent_id, namespaces), progress)
+        after: bytes | None = b""
+        while after is not None:
+            after = self.catalogue.drop_shared(agent_id, namespaces, after)
         # What has come meanwhile goes with the name.
         leave = functools.partial(self.catalogue.drop_agent, agent_id, namespaces)
         gone += self._removals.let_go(leave, is_forgotten=True, is_synced=True)

@@ -12,6 +12,7 @@ other handle of it would drop them all.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 import threading
@@ -29,11 +30,14 @@ from semantic.adapters.store.sqlite_file import (
     connected,
     errno_of,
     files_of,
+    has_no_index,
     is_refusal,
 )
 from semantic.domain.errors import CachePersistenceError
 
 __all__ = ["CatalogueDamagedError", "Database", "in_parts", "whole"]
+
+_log = logging.getLogger("semantic")
 
 _MANY = 500
 """Names in one statement: SQLite takes at least 999 values."""
@@ -79,15 +83,15 @@ class Database:
         self._process = os.getpid()
         self._is_closed = False
         self._fault = ""
-        self._is_marked = False
+        self._is_marked = self._is_alone = False
         self._unparted = 0
         self._maker: int | None = None
         self._then: Callable[[], None] | None = None
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._occupied: Lock | None = None
-        with self._lock, contextlib.suppress(CatalogueDamagedError):
-            self._settled()
+        with self._lock, contextlib.suppress(CatalogueDamagedError), self._settled():
+            pass
 
     # Asking ------------------------------------------------------------------------------------
 
@@ -115,8 +119,7 @@ class Database:
         """The connection, locked, with a transaction that has begun."""
         until = time.monotonic() + BUSY_SECONDS
         while True:
-            with self._lock:
-                connection = self._settled()
+            with self._lock, self._settled() as connection:
                 with self._refusals():
                     is_begun = begins(connection, is_last=time.monotonic() >= until)
                 if is_begun:
@@ -128,22 +131,23 @@ class Database:
         self, statement: str, values: Sequence[object] = (), types: Sequence[type] = ()
     ) -> list[tuple[Any, ...]]:
         """The rows of one question, each of whose values has its type."""
-        with self._lock:
-            connection = self._settled()
-            with self._refusals(), contextlib.closing(connection.cursor()) as cursor:
-                rows = cursor.execute(statement, values).fetchall()
-                for kind, values in zip(types, zip(*rows, strict=True), strict=False):
-                    if set(map(type, values)) != {kind}:
-                        raise CatalogueDamagedError("a row of other values")
-                return rows
+        with (
+            self._lock,
+            self._settled() as connection,
+            self._refusals(),
+            contextlib.closing(connection.cursor()) as cursor,
+        ):
+            rows = cursor.execute(statement, values).fetchall()
+            for kind, values in zip(types, zip(*rows, strict=True), strict=False):
+                if set(map(type, values)) != {kind}:
+                    raise CatalogueDamagedError("a row of other values")
+            return rows
 
     def truncate(self) -> bool:
         """Let nothing of what was deleted be found in the files; whether others let it be so."""
-        with self._lock:
-            connection = self._settled()
-            with self._refusals():
-                row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                return bool(row[0] == 0)
+        with self._lock, self._settled() as connection, self._refusals():
+            row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return bool(row[0] == 0)
 
     @property
     def disk_bytes(self) -> int:
@@ -243,8 +247,21 @@ class Database:
             raise
         self._occupied, self._maker = lock, threading.get_ident()
 
-    def _settled(self) -> sqlite3.Connection:
-        """The connection, unless the file is damaged; this thread has the lock."""
+    @contextmanager
+    def _settled(self) -> Iterator[sqlite3.Connection]:
+        """The connection, unless the file is damaged; this thread has the lock.
+
+        Where the disk is too full for what processes share of a catalogue, it is open for this one
+        alone, and only within.
+        """
+        connection = self._open()
+        try:
+            yield connection
+        finally:
+            if self._is_alone:
+                self._disconnect()
+
+    def _open(self) -> sqlite3.Connection:
         self._check_use()
         if self._path is not None and self._maker != threading.get_ident():
             if self._maker is not None:
@@ -254,9 +271,9 @@ class Database:
                     self._leave_mark(self._fault)
                 self._let_go()
                 raise self._unusable()
-            if self._connection is None:
+            if self._occupied is None:
                 self._occupy()
-            elif self._identity != _identity(self._path):
+            elif self._connection is not None and self._identity != _identity(self._path):
                 raise self._condemned("somebody has removed or replaced it")
         if self._connection is None:
             self._connection = self._connected()
@@ -285,13 +302,16 @@ class Database:
         """Close the file, unless something goes on that must not be parted."""
         if self._unparted:
             return
+        self._disconnect()
+        if self._occupied is not None:
+            self._occupied.close()
+            self._occupied = None
+
+    def _disconnect(self) -> None:
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
-        if self._occupied is not None:
-            self._occupied.close()
-            self._occupied = None
 
     def _condemned(self, why: str) -> CatalogueDamagedError:
         self._fault = why
@@ -320,7 +340,16 @@ class Database:
 
     def _connected(self) -> sqlite3.Connection:
         with self._refusals():
-            connection = connected(self._path, is_made=self.is_made)
+            try:
+                connection = connected(self._path, is_made=self.is_made)
+                self._is_alone = False
+            except sqlite3.OperationalError as error:
+                if not has_no_index(error):
+                    raise
+                if not self._is_alone:
+                    _log.warning("%s: the disk is full: it is open for one at a time", self._name)
+                connection = connected(self._path, is_made=self.is_made, is_alone=True)
+                self._is_alone = True
         self._identity = None if self._path is None else _identity(self._path)
         return connection
 

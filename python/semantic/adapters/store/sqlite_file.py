@@ -19,6 +19,7 @@ __all__ = [
     "connected",
     "errno_of",
     "files_of",
+    "has_no_index",
     "is_refusal",
 ]
 
@@ -84,12 +85,18 @@ def errno_of(error: sqlite3.DatabaseError) -> int | None:
     return None if code is None else _ERRNOS.get(code & 0xFF)
 
 
-def connected(path: Path | None, *, is_made: bool) -> sqlite3.Connection:
+def has_no_index(error: sqlite3.Error) -> bool:
+    """Whether the disk has no room for the index of the log, which all processes share."""
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_SHMSIZE
+
+
+def connected(path: Path | None, *, is_made: bool, is_alone: bool = False) -> sqlite3.Connection:
     """A connection to a catalogue of this version.
 
     Args:
         path: The file; None keeps it in memory.
         is_made: Whether it is made where it is missing; else nothing of it is changed.
+        is_alone: Whether nobody else has it open: then SQLite keeps the index of the log in memory.
 
     Raises:
         CatalogueDamagedError: It is missing, or of another version.
@@ -106,6 +113,8 @@ def connected(path: Path | None, *, is_made: bool) -> sqlite3.Connection:
             check_same_thread=False,
         )
         try:
+            if is_alone:
+                connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             _prepare(connection, is_made=is_made)
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
