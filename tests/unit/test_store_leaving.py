@@ -265,6 +265,7 @@ def test_a_file_that_cannot_be_removed_is_named_and_tried_again(
 ) -> None:
     store = opened(tmp_path, now=lambda: 1e9)
     turn(store, sequence(1, 3), AGENT)
+    store.regard(ROOT, AGENT, priority="high")
     store.close()
     stuck = names(sequence(1, 3))[1]
     refusing(monkeypatch, [stuck])
@@ -282,6 +283,7 @@ def test_a_file_that_cannot_be_removed_is_named_and_tried_again(
     store = opened(tmp_path)
     assert files(tmp_path) == []
     assert store.stats()["bytes"] == 0
+    assert store.catalogue.database.read("SELECT * FROM agents") == []
     store.close()
 
 

@@ -312,7 +312,7 @@ class CataloguedStore(ABC):
             after = self.catalogue.drop_shared(agent_id, namespaces, after)
         # What has come meanwhile goes with the name.
         leave = functools.partial(self.catalogue.drop_agent, agent_id, namespaces)
-        gone += self._removals.let_go(leave, is_forgotten=True, is_synced=True)
+        gone += self._removals.let_go(leave, is_forgotten=True)
         self.scrub()
         return gone
 
@@ -345,7 +345,7 @@ class CataloguedStore(ABC):
         gone = Gone()
         for part in progress(list(in_parts(files))):
             leave = functools.partial(self.catalogue.leave, part, condition)
-            gone += self._removals.let_go(leave, is_forgotten=True, is_synced=True)
+            gone += self._removals.let_go(leave, is_forgotten=True)
         if files:
             self._truncate()
         return gone

@@ -63,30 +63,23 @@ class Removals:
             files, self._left_over = self._left_over, {}
         # What is refused again waits for the next time.
         with contextlib.suppress(CachePersistenceError):
-            self.remove(list(files), is_synced=True)
+            self.remove(list(files), is_forgotten=True)
         return len(self._left_over) < len(files)
 
     def take_over(self, running: Sequence[str]) -> None:
         """Remove what processes were removing that do not run any more."""
-        self.let_go(lambda remove: self._catalogue.take_over(running, remove), is_synced=True)
+        # Perhaps they were forgetting: nobody knows any more.
+        self.let_go(lambda remove: self._catalogue.take_over(running, remove), is_forgotten=True)
 
-    def let_go(
-        self,
-        leave: Callable[[Removal], list[str]],
-        *,
-        is_forgotten: bool = False,
-        is_synced: bool = False,
-    ) -> Gone:
+    def let_go(self, leave: Callable[[Removal], list[str]], *, is_forgotten: bool = False) -> Gone:
         """Have blocks leave, and remove them; see `remove`.
 
         Args:
             leave: Has the catalogue say that they leave; their files.
             is_forgotten: As there.
-            is_synced: As there.
         """
         with self._catalogue.database.unparted():
-            files = self._leave(leave)
-            return self.remove(files, is_forgotten=is_forgotten, is_synced=is_synced)
+            return self.remove(self._leave(leave), is_forgotten=is_forgotten)
 
     def _leave(self, leave: Callable[[Removal], list[str]]) -> list[str]:
         """On a disk that is full, files make the room that their rows need.
@@ -108,15 +101,13 @@ class Removals:
             with contextlib.suppress(CachePersistenceError):
                 self._remove_file(file)
 
-    def remove(
-        self, files: Sequence[str], *, is_forgotten: bool = False, is_synced: bool = False
-    ) -> Gone:
+    def remove(self, files: Sequence[str], *, is_forgotten: bool = False) -> Gone:
         """Remove files of blocks that come or leave, and then their rows; within `unparted`.
 
         Args:
             files: Their names.
-            is_forgotten: So do the names of agents of whom nothing is left, however they stand.
-            is_synced: No name of a file comes back after a power cut.
+            is_forgotten: Nothing of them comes back, not after a power cut either, and the names of
+                agents of whom nothing is left go, however they stand.
 
         Raises:
             CachePersistenceError: The catalogue cannot be asked or told: what has not been told is
@@ -137,7 +128,7 @@ class Removals:
                     left_over[file] = str(error)
                 else:
                     gone.append(file)
-            if is_synced:
+            if is_forgotten:
                 self._sync(gone)
             n_bytes = self._catalogue.left(gone, is_forgotten=is_forgotten)
             for file in gone:

@@ -84,8 +84,11 @@ def opened(
         looked = DiskStore(path, _NO_LIMIT, free_floor_bytes=0, key=key, repair=False)
         try:
             if is_changed:
-                # On a full disk it cannot be; what is forgotten then makes room.
+                # What is forgotten on a full disk makes room, whatever cannot be done before.
                 looked.put_right()
+                why = looked.unread.get("catalogue")
+                if why is not None:
+                    typer.echo(f"semantic store {command}: not all was put right: {why}", err=True)
             yield looked
         finally:
             looked.close()
