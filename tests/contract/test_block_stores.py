@@ -227,6 +227,14 @@ def test_a_block_that_is_not_used_again_is_not_written(stores: Stores) -> None:
     assert store.put([end], "a") == 1
 
 
+def test_a_block_that_is_put_twice_at_once_is_stored_once(stores: Stores) -> None:
+    store = stores()
+    tokens = sequence(1, 2)
+    assert store.put(blocks_of(tokens) * 2, "a") == 2
+    assert whole(store, tokens) == 2
+    assert store.stats()["blocks"] == 2
+
+
 def test_forgetting_an_agent_leaves_what_others_use(stores: Stores) -> None:
     store = stores()
     mine, ours = sequence(1, 2), sequence(2, 2)

@@ -157,7 +157,8 @@ def test_verify_finds_what_the_catalogue_does_not_know(folder: Path) -> None:
     (folder / "catalogue.sqlite3").unlink()
     opened(folder).close()
     store = opened(folder)
-    store.catalogue.left([str(blocks_of(ALICE)[2].name)])
+    with store.catalogue.database.transaction() as run_sql:
+        run_sql.execute("DELETE FROM blocks WHERE file = ?", (str(blocks_of(ALICE)[2].name),))
     store.close()
     (bad,) = said("verify", "--store", folder, status=1)["bad"]
     assert "does not know" in bad["why"]

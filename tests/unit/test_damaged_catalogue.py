@@ -384,9 +384,18 @@ def test_what_is_being_written_is_not_parted(tmp_path: Path) -> None:
     assert seen == [2]
     assert store.is_whole(20)
     store._write = write  # type: ignore[method-assign]
-    assert store.put(blocks_of(sequence(1, 2)), "a") == 2
+    assert store.put(blocks_of(sequence(1, 2)), "a") == 0, "the files are the truth"
     assert whole(store, 1) == 2
     assert verify(store) == []
+    store.close()
+
+
+def test_a_row_that_is_written_twice_is_no_damage(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    assert store.catalogue.reserve_bytes("mine", 1, 10) == 0
+    with pytest.raises(CachePersistenceError, match="UNIQUE"):
+        store.catalogue.reserve_bytes("mine", 1, 10)
+    assert not store.catalogue.database.is_damaged
     store.close()
 
 

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from semantic import CachePersistenceError, DiskStore, EvictionPolicy
 from semantic.adapters.store.upkeep import verify
-from tests.stored_blocks import BLOCK_BYTES, blocks_of, found, read, sequence, turn
+from semantic.cli import store as command
+from semantic.domain.native import TokenIds
+from tests.stored_blocks import BLOCK_BYTES, ROOT, blocks_of, found, read, sequence, turn
 
 ROOT_FOLDER = Path(__file__).parents[2]
 
@@ -75,9 +79,7 @@ def fill_a_small_disk(path: Path) -> None:
     assert [whole(store, seed, 2) for seed in stored] == [2] * len(stored)
     assert whole(store, len(stored), 2) == 0
     # A disk that others fill up entirely: nothing can be said to the catalogue either.
-    with (path / "others").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(bytes(4096)):
-            pass
+    fill(path)
     for _ in range(3):
         with pytest.raises(CachePersistenceError, match=r"full|space"):
             turn(store, sequence(50, 2), "a")
@@ -92,6 +94,74 @@ def fill_a_small_disk(path: Path) -> None:
     assert verify(store) == []
     assert list((path / "tmp").iterdir()) == []
     store.close()
+
+
+def forget_on_a_full_disk(path: Path) -> None:
+    """The files make the room that their rows need."""
+    app = typer.Typer()
+    command.register(app)
+    app.callback()(lambda: None)
+
+    def run(*words: object) -> None:
+        done = CliRunner().invoke(app, ["store", *map(str, words)])
+        assert done.exit_code == 0, done.output
+
+    ways: list[Callable[[DiskStore], object]] = [
+        lambda store: store.forget(ROOT, "a"),
+        lambda store: store.forget_older(-1000),
+        lambda store: store.shrink(1 << 30),
+        lambda store: store.remove(store.older_files(-1000)),
+        lambda store: run("forget", "--agent", "a", "--store", store.path),
+        lambda store: run("forget", "--namespace", ROOT.hex()[:4], "--store", store.path),
+        lambda store: run("gc", "--max", "1KB", "--store", store.path),
+    ]
+    for number, way in enumerate(ways):
+        store = opened(path / str(number))
+        for seed in range(8):
+            turn(store, sequence(seed, 2), "a")
+        store.catalogue.database.truncate()
+        fill(path)
+        with pytest.raises(CachePersistenceError, match="full"):
+            store.catalogue.keep_fact("anything", 1)
+        way(store)
+        assert [found(store, sequence(seed, 2)) for seed in range(8)] == [0] * 8, number
+        assert list((path / str(number) / "blocks").rglob("*.safetensors")) == [], number
+        assert store.stats()["bytes"] == 0
+        assert verify(store) == []
+        store.close()
+        (path / "others").unlink()
+
+
+def serve_from_a_full_disk(path: Path) -> None:
+    """Where not even the index of the catalogue's log fits, there is one at a time."""
+    store = opened(path / "kv")
+    turn(store, sequence(1, 2), "a")
+    store.close()
+    fill(path)
+    stores = [opened(path / "kv"), opened(path / "kv")]
+    assert [store.catalogue.database._is_alone for store in stores] == [True, True]
+    for store in stores:
+        assert whole(store, 1, 2) == 2
+        assert whole(store, 2, 1) == 0
+        with pytest.raises(CachePersistenceError, match="full"):
+            store.used(ROOT, TokenIds(sequence(1, 2)).keys(ROOT), "b")
+        with pytest.raises(CachePersistenceError, match="would leave less"):
+            turn(store, sequence(2, 1), "a")
+    (path / "others").unlink()
+    for store in stores:
+        turn(store, sequence(2, 1), "a")
+        assert (whole(store, 1, 2), whole(store, 2, 1)) == (2, 1)
+    assert [store.catalogue.database._is_alone for store in stores] == [False, False]
+    assert verify(stores[0]) == []
+    for store in stores:
+        store.close()
+
+
+def fill(path: Path) -> None:
+    """Leave nothing free on a disk, whose owner may go on."""
+    with (path / "others").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
 
 
 def turn_read_only(path: Path) -> None:
@@ -111,6 +181,14 @@ def turn_read_only(path: Path) -> None:
 
 def test_b30_a_full_disk_loses_nothing_and_serves_on(tmp_path: Path) -> None:
     on_a_disk_of_its_own(fill_a_small_disk, tmp_path, "2m")
+
+
+def test_b30_what_is_forgotten_on_a_full_disk_goes(tmp_path: Path) -> None:
+    on_a_disk_of_its_own(forget_on_a_full_disk, tmp_path, "4m")
+
+
+def test_b30_a_store_is_opened_on_a_full_disk(tmp_path: Path) -> None:
+    on_a_disk_of_its_own(serve_from_a_full_disk, tmp_path, "3m")
 
 
 def test_b30_a_disk_that_is_read_only_is_said_so(tmp_path: Path) -> None:

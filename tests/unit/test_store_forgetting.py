@@ -183,8 +183,9 @@ def test_only_hexadecimal_digits_name_something(wrong: str, tmp_path: Path) -> N
         assert run(*words, "--store", tmp_path).exit_code == 2, words
     store = opened(tmp_path)
     assert found(store, sequence(1, 2)) == 2
-    store.catalogue.drop_agent("a", "%")
-    assert store.catalogue.only_of(ROOT, "a") != [], "nothing begins like that"
+    assert store.forget_agent("a", wrong).blocks == 0, "nothing begins like that"
+    assert found(store, sequence(1, 2)) == 2
+    assert store.forget_agent("a").blocks == 2
     store.close()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from semantic.application.sealed_blocks import Hold, SealedBlocks
 from semantic.application.store_writer import StoreJob
 from semantic.domain.block_bytes import TensorBytes
+from semantic.domain.errors import CachePersistenceError
 from semantic.domain.layer_group import BLOCK_TOKENS
 from semantic.domain.native import TokenIds
 from semantic.domain.policy import Hint, Priority
@@ -133,8 +135,14 @@ class SavedTurn:
         """Write what is not stored yet, heads before tails, and say that all of it was used."""
         root = self._sealed.root
         keys = self._tokens.keys(root)
-        for blocks in self._batches(store, keys):
-            store.put(blocks, self._agent_id)
+        try:
+            for blocks in self._batches(store, keys):
+                store.put(blocks, self._agent_id)
+        except CachePersistenceError:
+            # What is stored of it already was used all the same, and is not to age.
+            with contextlib.suppress(CachePersistenceError):
+                store.used(root, keys, self._agent_id)
+            raise
         store.used(root, keys, self._agent_id)
 
     def _batches(self, store: BlockStore, keys: Sequence[bytes]) -> Iterator[list[NewBlock]]:

@@ -21,38 +21,21 @@ from typing import Literal
 
 from semantic.adapters.store import counts, leaving
 from semantic.adapters.store.counts import believed, count, keep, next_use, written
-from semantic.adapters.store.database import Database, in_parts
+from semantic.adapters.store.database import Database, in_parts, whole
+from semantic.adapters.store.leaving import ANY, Condition, Removal, removed_later
+from semantic.adapters.store.nodes import ListedNode, listed
 from semantic.adapters.store.rows import Rows
-from semantic.adapters.store.schema import PINNED
 from semantic.adapters.store.users import Users, stand
 from semantic.adapters.store.veil import Veil
 from semantic.domain.errors import CachePersistenceError
 from semantic.domain.layer_group import BLOCK_TOKENS
-from semantic.domain.native import TokenIds
 from semantic.domain.policy import EvictionOrder, Hint, Priority
 from semantic.domain.stored import NewBlock
 
-__all__ = ["Adopted", "Catalogue", "ListedNode", "Room"]
+__all__ = ["Adopted", "Catalogue", "Room"]
 
 Adopted = tuple[NewBlock, int, int]
 """The block of a file, its bytes, and when it was last written."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListedNode:
-    """A token block of which something is stored.
-
-    Args:
-        key: What the disk sees of its key; so for all names.
-        parent: That of the token block before it, or of the namespace.
-        tokens: Its tokens.
-        blocks: Layer group, first valid position and end of each stored block.
-    """
-
-    key: bytes
-    parent: bytes
-    tokens: TokenIds
-    blocks: tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,39 +80,20 @@ class Catalogue:
         self._users = Users(owner, self._veil)
         self.database = Database(path, is_made=is_made, damaged=damaged)
 
-    def close(self) -> None:
-        """Close the file. Idempotent."""
-        self.database.close()
+    def close(self, then: Callable[[], None] | None = None) -> None:
+        """Close the file; see `Database.close`."""
+        self.database.close(then)
 
     # What is there -----------------------------------------------------------------------------
 
     def nodes(self, keys: Sequence[bytes]) -> list[ListedNode]:
         """Those of these token blocks of which something is stored."""
-        return self._nodes("n.key IN ({})", keys)
+        return listed(self.database, self._veil, "n.key IN ({})", keys)
 
     def behind(self, parents: Sequence[bytes], *, partial: bool) -> list[ListedNode]:
         """What is stored right behind these token blocks: all of it, or only partial blocks."""
         full = f" AND n.n_tokens < {BLOCK_TOKENS}" if partial else ""
-        return self._nodes("n.parent IN ({})" + full, parents)
-
-    def _nodes(self, where: str, values: Sequence[bytes]) -> list[ListedNode]:
-        found: dict[bytes, tuple[bytes, bytes, list[tuple[str, int, int]]]] = {}
-        for some in in_parts(values):
-            rows = self.database.read(
-                "SELECT n.key, n.parent, n.tokens, b.layer_group, b.lo, b.hi"
-                " FROM nodes n JOIN blocks b USING (key)"
-                f" WHERE b.state = 'here' AND {where.format(','.join('?' * len(some)))}",
-                some,
-                (bytes, bytes, bytes, str, int, int),
-            )
-            for key, parent, tokens, group, lo, hi in rows:
-                new: list[tuple[str, int, int]] = []
-                _, _, blocks = found.setdefault(key, (parent, tokens, new))
-                blocks.append((group, lo, hi))
-        return [
-            ListedNode(key, parent, self._veil.tokens(tokens), tuple(blocks))
-            for key, (parent, tokens, blocks) in found.items()
-        ]
+        return listed(self.database, self._veil, "n.parent IN ({})" + full, parents)
 
     def files(self, begin: str | None = None, end: str | None = None) -> set[str]:
         """The files of the blocks that are here: all, or from this name on, or before that one."""
@@ -149,6 +113,20 @@ class Catalogue:
         statement = "SELECT file, state, owner FROM blocks WHERE state != 'here'"
         rows = self.database.read(statement, (), (str, str, str))
         return [(file, state, owner) for file, state, owner in rows]
+
+    def ours(self, files: Sequence[str]) -> list[str]:
+        """Those of these that come or leave, and are this owner's business."""
+        found: list[str] = []
+        for some in in_parts(files):
+            places = ",".join("?" * len(some))
+            statement = f"{_OURS} AND file IN ({places})"
+            rows = self.database.read(f"SELECT file{statement}", [self._owner, *some], (str,))
+            found += [file for (file,) in rows]
+        return found
+
+    def those(self, condition: Condition) -> list[str]:
+        """The files of the blocks that are here and of which this is true."""
+        return [file for (file,) in self.database.read(*condition.question, (str,))]
 
     def totals(self) -> tuple[int, int]:
         """Blocks that are here, and the bytes of all that may lie on the disk."""
@@ -272,7 +250,7 @@ class Catalogue:
                     continue
                 adopted = look(file)
                 if adopted is None:
-                    self._gone(run, [file])
+                    self._gone(run, _GOES, [(file,)])
                 else:
                     found.append(adopted)
             self._rows.agree(run, [block for block, _, _ in found], are_files=True)
@@ -335,15 +313,28 @@ class Catalogue:
 
     # Leaving -----------------------------------------------------------------------------------
 
-    def choose(self, n_bytes: int, order: EvictionOrder = "lru") -> list[str]:
+    # What leaves is this owner's business. `remove` is told of it within the transaction.
+
+    def choose(
+        self, n_bytes: int, order: EvictionOrder = "lru", remove: Removal = removed_later
+    ) -> list[str]:
         """Blocks that go next, of so many bytes where there are: they leave from now on."""
         with self.database.transaction() as run:
-            return leaving.choose(run, self._owner, n_bytes, order)
+            files = leaving.choose(run, self._owner, n_bytes, order)
+            remove(files)
+        return files
 
-    def leave(self, files: Sequence[str]) -> list[str]:
-        """Those of these that are here leave from now on, wherever they are in the order."""
+    def leave(
+        self,
+        files: Sequence[str],
+        condition: Condition = ANY,
+        remove: Removal = removed_later,
+    ) -> list[str]:
+        """Those of these that are here, and of which this is true, leave from now on."""
         with self.database.transaction() as run:
-            return [file for file in files if leaving.leave(run, self._owner, file)]
+            left = [file for file in files if leaving.leave(run, self._owner, file, condition)]
+            remove(left)
+        return left
 
     def leave_missing(self, file: str, lies: Callable[[str], bool]) -> list[str]:
         """A block leaves that was not found, unless it has come again: `lies` tells of its file."""
@@ -351,54 +342,76 @@ class Catalogue:
             is_leaving = not lies(file) and leaving.leave(run, self._owner, file)
         return [file] if is_leaving else []
 
-    def left(self, files: Sequence[str], *, is_forgotten: bool = False) -> None:
+    def take_over(self, running: Sequence[str], remove: Removal = removed_later) -> list[str]:
+        """What leaves, and was the business of nobody who runs, is this owner's from now on."""
+        with self.database.transaction() as run:
+            files = leaving.take_over(run, self._owner, running)
+            remove(files)
+        return files
+
+    def drop_shared(self, agent_id: str, namespaces: str, after: bytes) -> bytes | None:
+        """An agent wants nothing of some token blocks behind this one that others use as well.
+
+        The last of them; None: there was none.
+        """
+        with self.database.transaction() as run:
+            return self._users.drop_shared(run, agent_id, namespaces, after, _MANY)
+
+    def drop_agent(
+        self, agent_id: str, namespaces: str = "", remove: Removal = removed_later
+    ) -> list[str]:
+        """An agent wants nothing of namespaces whose names begin so, hexadecimal: its name goes.
+
+        What only it has used leaves with the name: nothing stays that nobody could name any more.
+        """
+        condition = self.only_of(agent_id, namespaces)
+        with self.database.transaction() as run:
+            found = [str(file) for (file,) in run.execute(*condition.question).fetchall()]
+            files = [file for file in found if leaving.leave(run, self._owner, file, condition)]
+            self._users.drop(run, agent_id, namespaces)
+            remove(files)
+        return files
+
+    def only_of(self, agent_id: str, namespaces: str = "") -> Condition:
+        """Only this agent uses it, and it is of a namespace whose name begins so, hexadecimal."""
+        return leaving.only_of(self._veil.agent(agent_id), namespaces)
+
+    def left(self, files: Sequence[str], *, is_forgotten: bool = False) -> int:
         """The files of these have gone; so do token blocks of which nothing is left.
 
         Args:
-            files: Their names.
+            files: Their names; what is not this owner's business stays.
             is_forgotten: So do the names of agents of whom nothing is left, however they stand.
+
+        Returns:
+            How many bytes are free again.
         """
         with self.database.transaction() as run:
-            self._gone(run, files, is_forgotten=is_forgotten)
+            statement = f"DELETE{_OURS} AND file = ? RETURNING key, bytes"
+            return self._gone(run, statement, [(self._owner, file) for file in files], is_forgotten)
 
     def _gone(
-        self, run: sqlite3.Cursor, files: Sequence[str], *, is_forgotten: bool = False
-    ) -> None:
-        keys = set()
-        for file in files:
-            row = run.execute("DELETE FROM blocks WHERE file = ? RETURNING key", (file,))
-            keys |= set(row.fetchall())
-        for key in keys:
-            is_left = run.execute("SELECT 1 FROM blocks WHERE key = ? LIMIT 1", key)
+        self,
+        run: sqlite3.Cursor,
+        statement: str,
+        values: Sequence[tuple[str, ...]],
+        is_forgotten: bool = False,
+    ) -> int:
+        rows = [row for some in values for row in run.execute(statement, some).fetchall()]
+        for key in dict.fromkeys(key for key, _ in rows):
+            is_left = run.execute("SELECT 1 FROM blocks WHERE key = ? LIMIT 1", (key,))
             if is_left.fetchone() is None:
-                run.execute("DELETE FROM nodes WHERE key = ?", key)
-                self._users.leave(run, *key, is_forgotten=is_forgotten)
+                run.execute("DELETE FROM nodes WHERE key = ?", (key,))
+                self._users.leave(run, key, is_forgotten=is_forgotten)
+        return sum(whole(n_bytes) for _, n_bytes in rows)
 
-    def older_than(self, time: int) -> list[str]:
-        """The blocks that nobody has used since; pinned ones are kept."""
-        where = f" AND used_at < ? AND standing < {PINNED}"
-        return [file for (file,) in self.database.read(_HERE + where, (time,), (str,))]
 
-    def drop_agent(self, agent_id: str, namespace: str = "") -> None:
-        """An agent wants nothing of namespaces whose names begin so, hexadecimal."""
-        with self.database.transaction() as run:
-            self._users.drop(run, agent_id, namespace)
-
-    def only_of(self, namespace: bytes, agent_id: str) -> list[str]:
-        """The blocks that only this agent has used, and that it wants no more: its name goes."""
-        name, agent = self._veil.key(namespace), self._veil.agent(agent_id)
-        with self.database.transaction() as run:
-            rows = run.execute(
-                "SELECT b.file FROM blocks b JOIN nodes n USING (key) WHERE namespace = ?"
-                " AND state = 'here' AND b.key IN (SELECT key FROM users WHERE agent = ?)"
-                " AND NOT EXISTS (SELECT 1 FROM users u WHERE u.key = b.key AND u.agent != ?)",
-                (name, agent, agent),
-            ).fetchall()
-            self._users.drop(run, agent_id, name.hex())
-        return [str(file) for (file,) in rows]
-
+_MANY = 500
+"""Uses that are dropped in one transaction: nobody else writes meanwhile."""
 
 _HERE = "SELECT file FROM blocks WHERE state = 'here'"
+_OURS = " FROM blocks WHERE owner = ? AND state != 'here'"
+_GOES = "DELETE FROM blocks WHERE file = ? RETURNING key, bytes"
 _COMES = (
     "INSERT INTO blocks (file, key, layer_group, lo, hi, bytes, is_bounded, state, owner,"
     " last_use, used_at)"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from semantic.adapters.store.catalogue import Catalogue, ListedNode, Room
-from semantic.adapters.store.database import CatalogueDamagedError, in_parts
+from semantic.adapters.store.catalogue import Catalogue, Room
+from semantic.adapters.store.database import in_parts
+from semantic.adapters.store.gone import Gone
+from semantic.adapters.store.leaving import ANY, Condition, older_than
 from semantic.adapters.store.limits import Limits, NoRoomError, Reuse
+from semantic.adapters.store.nodes import ListedNode
+from semantic.adapters.store.removals import Removals
 from semantic.adapters.store.veil import Veil
 from semantic.domain.block_bytes import TensorBytes
 from semantic.domain.errors import CacheCorruptionError, CachePersistenceError
@@ -22,6 +26,8 @@ from semantic.domain.stored import BlockName, NewBlock, StoredNode
 __all__ = ["CataloguedStore"]
 
 _log = logging.getLogger("semantic")
+
+_Progress = Callable[[Sequence[Sequence[str]]], Iterable[Sequence[str]]]
 
 _ATTEMPTS, _PAUSE_SECONDS = 20, 0.05
 """How often the log is emptied until others let it be so."""
@@ -47,8 +53,11 @@ class CataloguedStore(ABC):
         self.written_bytes = self.evicted_blocks = 0
         """What this process has written, and removed to make room."""
         self._now = now
-        self._stranded: set[str] = set()
-        self._strand = threading.Lock()
+        self._removals = Removals(
+            catalogue,
+            lambda file: self._remove_file(file),
+            lambda files: self._sync_removed(files),
+        )
         self._has_told_of_log = False
 
     def file_of(self, name: BlockName) -> str:
@@ -109,12 +118,12 @@ class CataloguedStore(ABC):
 
         Files that could not be removed, or whose rows could not, when the system refused.
         """
-        with self._strand:
-            stranded, self._stranded = self._stranded, set()
-        # What is refused again waits for the next time.
-        with contextlib.suppress(CachePersistenceError):
-            self._remove(list(stranded))
-        return len(self._stranded) < len(stranded)
+        return self._removals.again()
+
+    @property
+    def stuck(self) -> Mapping[str, str]:
+        """The files that this process could not remove, each with the reason; it tries again."""
+        return self._removals.stuck
 
     def _unpin_dead(self) -> bool:
         """Let go what processes have pinned that do not run any more; whether there was any."""
@@ -164,7 +173,7 @@ class CataloguedStore(ABC):
             self.reject(file, str(error))
             return False
         if not is_read:
-            self._remove(self.catalogue.leave_missing(file, self.lies))
+            self._removals.let_go(lambda _: self.catalogue.leave_missing(file, self.lies))
         return is_read
 
     def reject(self, file: str, why: str) -> None:
@@ -177,8 +186,7 @@ class CataloguedStore(ABC):
                 self._set_aside(file)
                 self.catalogue.left([file])
             except CachePersistenceError:
-                with self._strand:
-                    self._stranded.add(file)
+                self._removals.keep({file: ""})
                 raise
 
     def stats(self) -> Mapping[str, int]:
@@ -213,7 +221,8 @@ class CataloguedStore(ABC):
 
     def put(self, blocks: Sequence[NewBlock], agent_id: str) -> int:
         """Store blocks; see `BlockStore.put`."""
-        sizes = [(block, self._most_bytes(block)) for block in self._reuse.wanted(blocks)]
+        wanted = {block.name: block for block in self._reuse.wanted(blocks)}
+        sizes = [(block, self._most_bytes(block)) for block in wanted.values()]
         if not sizes:
             return 0
         self._check_room(sum(n_bytes for _, n_bytes in sizes))
@@ -232,10 +241,11 @@ class CataloguedStore(ABC):
             self.catalogue.arrived(arrived, agent_id, int(self._now()))
             self.written_bytes += sum(n_bytes)
         except BaseException:
-            # What got its name before the rest was refused is no block of ours. What cannot be
-            # removed now stays reserved until the next put.
+            # What got its name before the rest was refused is no block of ours, unless another
+            # process has taken this one for dead and the block over. What cannot be removed now
+            # stays reserved until the next put.
             with contextlib.suppress(CachePersistenceError):
-                self._remove([self.veil.file(block.name) for block in new])
+                self._removals.remove([self.veil.file(block.name) for block in new])
             raise
         return len(new)
 
@@ -244,8 +254,24 @@ class CataloguedStore(ABC):
             room = Room(self._room(), self.limits.daily_write_bytes)
             new, short = self.catalogue.reserve(sizes, room, int(self._now()))
             if not short:
+                self._keep_room([self.veil.file(block.name) for block in new])
                 return new
             self._make_room(short)
+
+    def _keep_room(self, reserved: Sequence[str]) -> None:
+        """Have so much less stored as others have set aside while this was being reserved.
+
+        Raises:
+            NoRoomError: Nothing is left that may go; what was reserved is given back.
+        """
+        try:
+            # The bytes first: what is set aside meanwhile counts twice then, and never not at all.
+            while reserved and (short := self.catalogue.fact("bytes") - self._room()) > 0:
+                self._make_room(short)
+        except BaseException:
+            with contextlib.suppress(CachePersistenceError):
+                self._removals.remove(reserved)
+            raise
 
     def _make_room(self, n_bytes: int) -> None:
         """Have so many bytes less stored, or what there is.
@@ -258,11 +284,10 @@ class CataloguedStore(ABC):
 
     def shrink(self, n_bytes: int) -> int:
         """Remove what goes next, of at least so many bytes where there are; how many blocks."""
-        with self.catalogue.database.unparted():
-            files = self.catalogue.choose(n_bytes, self.limits.policy.order)
-            self._remove(files)
-        self.evicted_blocks += len(files)
-        return len(files)
+        order = self.limits.policy.order
+        gone = self._removals.let_go(lambda remove: self.catalogue.choose(n_bytes, order, remove))
+        self.evicted_blocks += gone.blocks
+        return gone.checked()
 
     def expire(self) -> int:
         """Remove what nobody has used for the policy's time to live; how many blocks."""
@@ -270,62 +295,72 @@ class CataloguedStore(ABC):
         if time_to_live is None:
             return 0
         time = self.catalogue.believed(int(self._now()))
-        return self.remove(self.catalogue.older_than(int(time - time_to_live)))
+        return self.forget_those(older_than(int(time - time_to_live))).blocks
 
     # Forgetting --------------------------------------------------------------------------------
 
     def forget(self, namespace: bytes, agent_id: str) -> int:
         """Remove what only this agent has used; see `BlockStore.forget`."""
-        n_files = self.remove(self.catalogue.only_of(namespace, agent_id))
-        self.scrub()
-        return n_files
+        return self.forget_agent(agent_id, self.veil.key(namespace).hex()).checked()
 
-    def forget_older(self, seconds: float) -> int:
+    def forget_agent(self, agent_id: str, namespaces: str = "", progress: _Progress = iter) -> Gone:
+        """Remove for good what only this agent has used, and its name last.
+
+        Args:
+            agent_id: The agent.
+            namespaces: What the names of the namespaces begin with, hexadecimal, as the disk sees
+                them.
+            progress: Shows how far it has come.
+        """
+        gone = self.forget_those(self.catalogue.only_of(agent_id, namespaces), progress)
+        after: bytes | None = b""
+        while after is not None:
+            after = self.catalogue.drop_shared(agent_id, namespaces, after)
+        # What has come meanwhile goes with the name.
+        leave = functools.partial(self.catalogue.drop_agent, agent_id, namespaces)
+        gone += self._removals.let_go(leave, is_forgotten=True)
+        self.scrub()
+        return gone
+
+    def forget_older(self, seconds: float, progress: _Progress = iter) -> int:
         """Remove what nobody has used for so long; how many blocks that were."""
-        return self.remove(self.older_files(seconds))
+        return self.forget_those(self.older(seconds), progress).blocks
+
+    def older(self, seconds: float) -> Condition:
+        """Nobody has used it for so long, by the time that is believed."""
+        believed = self.catalogue.believed(int(self._now()))
+        return older_than(int(max(0.0, believed - seconds)))
 
     def older_files(self, seconds: float) -> list[str]:
         """The files that nobody has used for so long, by the time that is believed."""
-        believed = self.catalogue.believed(int(self._now()))
-        return self.catalogue.older_than(int(max(0.0, believed - seconds)))
+        return self.catalogue.those(self.older(seconds))
 
     def doubted_seconds(self) -> int:
         """How far the clock is ahead of the time that is believed; see `Seen`."""
         now = int(self._now())
         return now - self.catalogue.believed(now)
 
-    def remove(
-        self,
-        files: Sequence[str],
-        progress: Callable[[Sequence[Sequence[str]]], Iterable[Sequence[str]]] = iter,
-    ) -> int:
+    def forget_those(self, condition: Condition, progress: _Progress = iter) -> Gone:
+        """Remove for good all of which this is true when it goes."""
+        return self._forget(self.catalogue.those(condition), condition, progress)
+
+    def remove(self, files: Sequence[str], progress: _Progress = iter) -> int:
         """Remove these for good, wherever they are in the order; how many of them were here.
 
         Args:
             files: Their names.
             progress: Shows how far it has come.
         """
-        n_files = 0
+        return self._forget(files, ANY, progress).blocks
+
+    def _forget(self, files: Sequence[str], condition: Condition, progress: _Progress) -> Gone:
+        gone = Gone()
         for part in progress(list(in_parts(files))):
-            with self.catalogue.database.unparted():
-                leaving = self._leave(part)
-                self._remove(leaving, is_forgotten=True)
-                n_files += len(leaving)
+            leave = functools.partial(self.catalogue.leave, part, condition)
+            gone += self._removals.let_go(leave, is_forgotten=True)
         if files:
             self._truncate()
-        return n_files
-
-    def _leave(self, files: Sequence[str]) -> list[str]:
-        try:
-            return self.catalogue.leave(files)
-        except CatalogueDamagedError:
-            raise
-        except CachePersistenceError:
-            # On a disk that is full, the files make the room that their rows need. A row whose
-            # file has gone is a miss.
-            for file in files:
-                self._remove_file(file)
-            return self.catalogue.leave(files)
+        return gone
 
     def scrub(self) -> None:
         """Let nothing be found any more of what was forgotten."""
@@ -339,34 +374,6 @@ class CataloguedStore(ABC):
         if not self._has_told_of_log:
             self._has_told_of_log = True
             _log.warning("what was removed may still be read in a log that others use")
-
-    def _remove(self, files: Sequence[str], *, is_forgotten: bool = False) -> None:
-        """Remove files of blocks that are known to leave, and then their rows."""
-        if not files:
-            return
-        gone: list[str] = []
-        refusal: CachePersistenceError | None = None
-        try:
-            for file in files:
-                try:
-                    self._remove_file(file)
-                except CachePersistenceError as error:
-                    refusal = error
-                else:
-                    gone.append(file)
-            if is_forgotten:
-                self._sync_removed(gone)
-            self.catalogue.left(gone, is_forgotten=is_forgotten)
-        except BaseException:
-            gone = []
-            raise
-        finally:
-            with self._strand:
-                self._stranded.update(set(files).difference(gone))
-        if refusal is not None:
-            _log.warning("a block could not be removed: %s", refusal)
-            if not gone:
-                raise refusal
 
     def close(self) -> None:
         """Let go of the store. Idempotent."""

@@ -12,6 +12,7 @@ other handle of it would drop them all.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 import threading
@@ -27,7 +28,9 @@ from semantic.adapters.store.sqlite_file import (
     CatalogueDamagedError,
     begins,
     connected,
+    errno_of,
     files_of,
+    has_no_index,
     is_refusal,
     numbers_of,
     truncates,
@@ -35,6 +38,8 @@ from semantic.adapters.store.sqlite_file import (
 from semantic.domain.errors import CachePersistenceError
 
 __all__ = ["CatalogueDamagedError", "Database", "in_parts", "whole"]
+
+_log = logging.getLogger("semantic")
 
 _MANY = 500
 """Names in one statement: SQLite takes at least 999 values."""
@@ -79,14 +84,15 @@ class Database:
         self._writing = ThreadLock(self._name)
         self._is_closed = False
         self._fault = ""
-        self._is_marked = False
+        self._is_marked = self._is_alone = False
         self._unparted = 0
         self._maker: int | None = None
+        self._then: Callable[[], None] | None = None
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._occupied: Lock | None = None
-        with self._lock, contextlib.suppress(CatalogueDamagedError):
-            self._settled()
+        with self._lock, contextlib.suppress(CatalogueDamagedError), self._settled():
+            pass
 
     # Asking ------------------------------------------------------------------------------------
 
@@ -114,8 +120,7 @@ class Database:
         """The connection, locked, with a transaction that has begun."""
         until = time.monotonic() + BUSY_SECONDS
         while True:
-            with self._lock:
-                connection = self._settled()
+            with self._lock, self._settled() as connection:
                 with self._refusals():
                     is_begun = begins(connection, is_last=time.monotonic() >= until)
                 if is_begun:
@@ -127,24 +132,25 @@ class Database:
         self, statement: str, values: Sequence[object] = (), types: Sequence[type] = ()
     ) -> list[tuple[Any, ...]]:
         """The rows of one question, each of whose values has its type."""
-        with self._lock:
-            connection = self._settled()
-            with self._refusals(), contextlib.closing(connection.cursor()) as cursor:
-                rows = cursor.execute(statement, values).fetchall()
-                for kind, values in zip(types, zip(*rows, strict=True), strict=False):
-                    if set(map(type, values)) != {kind}:
-                        raise CatalogueDamagedError("a row of other values")
-                return rows
+        with (
+            self._lock,
+            self._settled() as connection,
+            self._refusals(),
+            contextlib.closing(connection.cursor()) as cursor,
+        ):
+            rows = cursor.execute(statement, values).fetchall()
+            for kind, values in zip(types, zip(*rows, strict=True), strict=False):
+                if set(map(type, values)) != {kind}:
+                    raise CatalogueDamagedError("a row of other values")
+            return rows
 
     def truncate(self) -> bool:
         """Let nothing of what was deleted be found in the files; whether others let it be so.
 
         Never waits for them: what other threads ask meanwhile would wait too.
         """
-        with self._lock:
-            connection = self._settled()
-            with self._refusals():
-                return truncates(connection)
+        with self._lock, self._settled() as connection, self._refusals():
+            return truncates(connection)
 
     @property
     def disk_bytes(self) -> int:
@@ -189,7 +195,9 @@ class Database:
         finally:
             with self._lock:
                 self._unparted -= 1
-                if self._maker is None and self.is_damaged:
+                if self._is_closed:
+                    self._end()
+                elif self._maker is None and self.is_damaged:
                     self._let_go()
 
     @contextmanager
@@ -247,8 +255,21 @@ class Database:
         self._occupied, self._maker = lock, threading.get_ident()
         return numbers
 
-    def _settled(self) -> sqlite3.Connection:
-        """The connection, unless the file is damaged; this thread has the lock."""
+    @contextmanager
+    def _settled(self) -> Iterator[sqlite3.Connection]:
+        """The connection, unless the file is damaged; this thread has the lock.
+
+        Where the disk is too full for what processes share of a catalogue, it is open for this one
+        alone, and only within.
+        """
+        connection = self._open()
+        try:
+            yield connection
+        finally:
+            if self._is_alone:
+                self._disconnect()
+
+    def _open(self) -> sqlite3.Connection:
         self._check_use()
         if self._path is not None and self._maker != threading.get_ident():
             if self._maker is not None:
@@ -258,9 +279,9 @@ class Database:
                     self._leave_mark(self._fault)
                 self._let_go()
                 raise self._unusable()
-            if self._connection is None:
+            if self._occupied is None:
                 self._occupy()
-            elif self._identity != _identity(self._path):
+            elif self._connection is not None and self._identity != _identity(self._path):
                 raise self._condemned("somebody has removed or replaced it")
         if self._connection is None:
             self._connection = self._connected()
@@ -287,13 +308,16 @@ class Database:
         """Close the file, unless something goes on that must not be parted."""
         if self._unparted:
             return
+        self._disconnect()
+        if self._occupied is not None:
+            self._occupied.close()
+            self._occupied = None
+
+    def _disconnect(self) -> None:
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
-        if self._occupied is not None:
-            self._occupied.close()
-            self._occupied = None
 
     def _condemned(self, why: str) -> CatalogueDamagedError:
         self._fault = why
@@ -322,7 +346,16 @@ class Database:
 
     def _connected(self) -> sqlite3.Connection:
         with self._refusals():
-            connection = connected(self._path, is_made=self.is_made)
+            try:
+                connection = connected(self._path, is_made=self.is_made)
+                self._is_alone = False
+            except sqlite3.OperationalError as error:
+                if not has_no_index(error):
+                    raise
+                if not self._is_alone:
+                    _log.warning("%s: the disk is full: it is open for one at a time", self._name)
+                connection = connected(self._path, is_made=self.is_made, is_alone=True)
+                self._is_alone = True
         self._identity = None if self._path is None else _identity(self._path)
         return connection
 
@@ -339,16 +372,27 @@ class Database:
             ) from error
         except sqlite3.DatabaseError as error:
             if is_refusal(error, self._path):
-                raise CachePersistenceError(f"{self._name}: {error}") from error
+                raise CachePersistenceError(
+                    f"{self._name}: {error}", errno=errno_of(error)
+                ) from error
             raise self._condemned(str(error)) from error
 
-    def close(self) -> None:
-        """Close the file. Idempotent; a child leaves that to its parent."""
+    def close(self, then: Callable[[], None] | None = None) -> None:
+        """Answer nothing more, and close the file. Idempotent; a child leaves that to its parent.
+
+        Args:
+            then: Called once nothing goes on any more that must not be parted.
+        """
         if self._lock.is_ours:
             with self._lock:
-                self._unparted = 0
-                self._let_go()
                 self._is_closed = True
+                self._then = then or self._then
+                self._end()
+
+    def _end(self) -> None:
+        self._let_go()
+        if not self._unparted and self._then is not None:
+            self._then()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -141,7 +141,8 @@ class DiskStore(CataloguedStore):
             self._owners.close()
             raise
         super().__init__(catalogue, veil, limits, now)
-        self._recovery = Recovery(self.path, self.folder, catalogue, veil, self._remove, now)
+        take_over = self._removals.take_over
+        self._recovery = Recovery(self.path, self.folder, catalogue, veil, take_over, now)
         try:
             if repair:
                 self._open()
@@ -175,19 +176,29 @@ class DiskStore(CataloguedStore):
 
     def _open(self) -> None:
         try:
-            self.recover()
+            self.put_right()
             is_whole = True
         except CatalogueDamagedError as error:
             _log.warning("everything is a miss for now: %s", error)
             is_whole = False
+        self._repairs = True
+        if not is_whole:
+            self._mend_later()
+
+    def put_right(self) -> None:
+        """Recover as far as the system lets this be: what it refuses is named by `unread`.
+
+        Raises:
+            CatalogueDamagedError: The catalogue is damaged, and other processes still use it.
+        """
+        try:
+            self.recover()
+        except CatalogueDamagedError:
+            raise
         except CachePersistenceError as error:
             # A full disk, say: what cannot be put right now is served as far as it is known.
             _log.warning("%s: not everything could be put right: %s", self.path, error)
             self._recovery.unread["catalogue"] = str(error)
-            is_whole = True
-        self._repairs = True
-        if not is_whole:
-            self._mend_later()
 
     def recover(self, *, is_thorough: bool = False) -> None:
         """Finish what killed processes have left, and make files and catalogue agree.
@@ -400,6 +411,7 @@ class DiskStore(CataloguedStore):
         name = f"{self._owners.name}-borrowed{next(self._numbers)}"
         while short := self.catalogue.reserve_bytes(name, n_bytes, self._room()):
             self._make_room(short)
+        self._keep_room([name])
         try:
             yield
         finally:
@@ -422,8 +434,8 @@ class DiskStore(CataloguedStore):
                 self._ending.set()
                 self._recovery.is_over = True
                 self.is_whole(timeout=10)
-            super().close()
-            self._owners.close()
+            # Who is taken for dead while it writes has its blocks taken over.
+            self.catalogue.close(self._owners.close)
 
 
 @contextmanager

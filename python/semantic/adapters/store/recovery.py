@@ -43,7 +43,7 @@ class Recovery:
         folder: Its block files.
         catalogue: Its catalogue.
         veil: What the disk sees of names and values.
-        remove: Removes files that are known to leave, and their rows.
+        take_over: Removes what leaves, and is the business of none of these processes.
         now: Seconds since 1970.
 
     Attributes:
@@ -59,14 +59,14 @@ class Recovery:
         folder: BlockFolder,
         catalogue: Catalogue,
         veil: Veil,
-        remove: Callable[[Sequence[str]], None],
+        take_over: Callable[[Sequence[str]], None],
         now: Callable[[], float],
     ) -> None:
         self._path = path
         self._folder = folder
         self._catalogue = catalogue
         self._veil = veil
-        self._remove = remove
+        self._take_over = take_over
         self._now = now
         self.soundness = Soundness(catalogue, veil)
         self.unread: dict[str, str] = {}
@@ -138,15 +138,16 @@ class Recovery:
         self._catalogue.unpin_dead(running)
         left = self._left_behind(running)
         with contextlib.suppress(CachePersistenceError):  # what cannot be removed stays reserved
-            self._remove([file for file, state in left if state == "leaving"])
+            self._take_over(running)
         for file in [file for file, state in left if state == "coming"]:
             try:
                 self._enter([file], state="coming")
             except CatalogueDamagedError:
                 raise
-            except CachePersistenceError:
-                # The disk may be full. Nobody was told that this one is stored.
-                self._remove([file])
+            except CachePersistenceError as error:
+                # It may have been told to be stored, should the row that said so have been lost
+                # in a power cut. So it stays reserved, and is entered another time.
+                _log.warning("%s: %s is not served yet: %s", self._path, file, error)
         return len(self._left_behind(running)) < len(left)
 
     def _left_behind(self, running: Sequence[str]) -> list[tuple[str, str]]:

@@ -19,7 +19,9 @@ __all__ = [
     "CatalogueDamagedError",
     "begins",
     "connected",
+    "errno_of",
     "files_of",
+    "has_no_index",
     "is_refusal",
     "numbers_of",
     "truncates",
@@ -55,6 +57,11 @@ _REFUSALS = {
 }
 """What the system refuses, or others. All else says that the file is not what was written."""
 
+_REPEATED = {sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE}
+"""A row that is there already was written twice by this program: nothing is wrong with the file."""
+
+_ERRNOS = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO}
+
 _CREATING = threading.Lock()
 """Between making the file and closing it, no other thread may have SQLite open it."""
 
@@ -76,15 +83,27 @@ def is_refusal(error: sqlite3.DatabaseError, path: Path | None) -> bool:
     if code == sqlite3.SQLITE_READONLY and path is not None:
         # A damaged header may say so of a file that may be written.
         return not _may_be_written(path) or not os.access(path.parent, os.W_OK)
-    return code is not None and code & 0xFF in _REFUSALS
+    return code is not None and (code & 0xFF in _REFUSALS or code in _REPEATED)
 
 
-def connected(path: Path | None, *, is_made: bool) -> sqlite3.Connection:
+def errno_of(error: sqlite3.DatabaseError) -> int | None:
+    """What the system has said of a full disk or one that fails; None where it was not asked."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else _ERRNOS.get(code & 0xFF)
+
+
+def has_no_index(error: sqlite3.Error) -> bool:
+    """Whether the disk has no room for the index of the log, which all processes share."""
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_SHMSIZE
+
+
+def connected(path: Path | None, *, is_made: bool, is_alone: bool = False) -> sqlite3.Connection:
     """A connection to a catalogue of this version.
 
     Args:
         path: The file; None keeps it in memory.
         is_made: Whether it is made where it is missing; else nothing of it is changed.
+        is_alone: Whether nobody else has it open: then SQLite keeps the index of the log in memory.
 
     Raises:
         CatalogueDamagedError: It is missing, or of another version.
@@ -101,6 +120,8 @@ def connected(path: Path | None, *, is_made: bool) -> sqlite3.Connection:
             check_same_thread=False,
         )
         try:
+            if is_alone:
+                connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             _prepare(connection, is_made=is_made)
             _wait(connection, _READ_SECONDS)
         except BaseException:

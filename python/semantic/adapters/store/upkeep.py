@@ -181,9 +181,9 @@ def collect(
     """
     aside = store.clear_aside()
     before = store.stats()["bytes"]
-    store.recover()
+    store.put_right()
     unreachable = store.remove(Listing(store.catalogue, store.veil).unreachable(), progress)
-    old = 0 if older_than is None else store.remove(store.older_files(older_than), progress)
+    old = 0 if older_than is None else store.forget_older(older_than, progress)
     evicted = 0
     if max_bytes is not None:
         # Piece by piece, so that it can be seen how far it has come.

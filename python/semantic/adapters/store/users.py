@@ -135,6 +135,35 @@ class Users:
         else:
             run.execute(f"DELETE FROM agents WHERE agent = ? AND{where}{_NOBODYS}", (agent,))
 
+    def drop_shared(
+        self, run: sqlite3.Cursor, agent_id: str, namespace: str, after: bytes, most: int
+    ) -> bytes | None:
+        """An agent wants nothing of so many token blocks that others use as well.
+
+        Args:
+            run: The transaction.
+            agent_id: The agent.
+            namespace: What the hidden names of their namespaces begin with, hexadecimal.
+            after: Of those behind this hidden key.
+            most: How many.
+
+        Returns:
+            The last one's key; None: there was none.
+        """
+        agent = self._veil.agent(agent_id)
+        rows = run.execute(
+            "SELECT u.key FROM users u CROSS JOIN nodes n USING (key)"
+            f" WHERE u.agent = ? AND u.key > ? AND {BEGINS.format('n.namespace')}"
+            " AND EXISTS (SELECT 1 FROM users o WHERE o.key = u.key AND o.agent != ?)"
+            " ORDER BY u.key LIMIT ?",
+            (agent, after, namespace, agent, most),
+        ).fetchall()
+        keys = [key for (key,) in rows]
+        where = "DELETE FROM users WHERE key = ? AND agent = ?"
+        run.executemany(where, [(key, agent) for key in keys])
+        stand(run, keys)
+        return keys[-1] if keys else None
+
     def drop(self, run: sqlite3.Cursor, agent_id: str, namespace: str) -> None:
         """An agent wants nothing of namespaces whose hidden names begin so, hexadecimal."""
         agent = self._veil.agent(agent_id)

@@ -10,6 +10,8 @@ import typer
 
 from semantic.adapters.store.archive import Exchanged, export_blocks, import_blocks
 from semantic.adapters.store.disk import FREE_BYTES, STORE_BYTES, DiskStore
+from semantic.adapters.store.gone import Gone
+from semantic.adapters.store.leaving import in_namespaces
 from semantic.adapters.store.listing import BlockRow, Listing
 from semantic.adapters.store.sealing import read_key
 from semantic.adapters.store.upkeep import collect
@@ -20,6 +22,7 @@ from semantic.cli.store.session import (
     KeyFile,
     StoreFolder,
     digits,
+    name_stuck,
     opened,
     print_json,
     progress,
@@ -75,14 +78,16 @@ def collect_garbage(
             say_if_doubted("gc", found)
         shown = progress("removing")
         gone = collect(found, max_bytes=max_bytes, older_than=older_than, progress=shown)
+        is_stuck = name_stuck("gc", found)
     if as_json:
         print_json(asdict(gone))
-        return
-    typer.echo(
-        f"{format_size(gone.freed_bytes)} free again: {gone.unreachable} blocks out of reach,"
-        f" {gone.old} too old, {gone.evicted} too many,"
-        f" {format_size(gone.aside_bytes)} of damaged files"
-    )
+    else:
+        typer.echo(
+            f"{format_size(gone.freed_bytes)} free again: {gone.unreachable} blocks out of reach,"
+            f" {gone.old} too old, {gone.evicted} too many,"
+            f" {format_size(gone.aside_bytes)} of damaged files"
+        )
+    raise typer.Exit(1 if is_stuck else 0)
 
 
 def forget_blocks(
@@ -97,28 +102,36 @@ def forget_blocks(
     """Remove for good what an agent, a namespace or nobody has used.
 
     What other agents use, too, stays when an agent is forgotten. Damaged files go with it, for
-    nobody knows any more whose they were. A server that runs keeps what it has in memory.
+    nobody knows any more whose they were. A server that runs keeps what it has in memory. What
+    cannot be removed is named, and tried again when the store is opened next.
     """
     if agent is None and not namespace and older_than is None:
         raise typer.BadParameter("say what: --agent, --namespace or --older-than")
     if older_than is not None and (agent is not None or namespace):
         raise typer.BadParameter("--older-than goes alone: what is old is old for everybody")
     with opened("forget", store, key_file, is_changed=not dry_run) as found:
-        rows = _chosen(found, agent, namespace, older_than)
-        forgotten = len(rows)
-        if not dry_run:
-            if agent is not None:
-                found.catalogue.drop_agent(agent, namespace)
-            files = [row.file for row in rows]
-            forgotten = found.remove(files, progress("forgetting"))
-            found.scrub()
-    n_bytes = sum(row.bytes for row in rows)
+        if dry_run:
+            rows = _chosen(found, agent, namespace, older_than)
+            gone = Gone(len(rows), sum(row.bytes for row in rows))
+        else:
+            gone = _forgotten(found, agent, namespace, older_than)
+        is_stuck = name_stuck("forget", found)
     if as_json:
-        print_json({"blocks": forgotten, "bytes": n_bytes, "dry_run": dry_run})
+        print_json({"blocks": gone.blocks, "bytes": gone.bytes, "dry_run": dry_run})
     else:
         would = "would be " if dry_run else ""
-        typer.echo(f"{forgotten} blocks, {format_size(n_bytes)}: {would}forgotten")
-    raise typer.Exit(0 if rows else 1)
+        typer.echo(f"{gone.blocks} blocks, {format_size(gone.bytes)}: {would}forgotten")
+    raise typer.Exit(0 if gone.blocks and not is_stuck else 1)
+
+
+def _forgotten(store: DiskStore, agent: str | None, namespace: str, older_than: int | None) -> Gone:
+    shown = progress("forgetting")
+    if agent is not None:
+        return store.forget_agent(agent, namespace, shown)
+    those = in_namespaces(namespace) if older_than is None else store.older(older_than)
+    gone = store.forget_those(those, shown)
+    store.scrub()
+    return gone
 
 
 def _chosen(

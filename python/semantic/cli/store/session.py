@@ -21,6 +21,7 @@ __all__ = [
     "KeyFile",
     "StoreFolder",
     "digits",
+    "name_stuck",
     "opened",
     "print_json",
     "printable",
@@ -106,7 +107,11 @@ def opened(
         )
         try:
             if is_changed:
-                looked.recover()
+                # What is forgotten on a full disk makes room, whatever cannot be done before.
+                looked.put_right()
+                why = looked.unread.get("catalogue")
+                if why is not None:
+                    say(f"semantic store {command}: not all was put right: {why}", err=True)
             yield looked
         finally:
             looked.close()
@@ -156,6 +161,13 @@ def printable(text: str) -> str:
 def say(line: str, *, err: bool = False) -> None:
     """One line on stdout or stderr."""
     typer.echo(printable(line), err=err)
+
+
+def name_stuck(command: str, store: DiskStore) -> bool:
+    """Name on stderr what could not be removed; whether there was anything."""
+    for file, why in store.stuck.items():
+        say(f"semantic store {command}: {file} could not be removed: {why}", err=True)
+    return bool(store.stuck)
 
 
 def print_json(value: object) -> None:
