@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -263,7 +264,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch, stuck: list[str]) -> None:
 def test_a_file_that_cannot_be_removed_is_named_and_tried_again(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = opened(tmp_path, now=lambda: 1e9)
+    store = opened(tmp_path, now=lambda: time.time() - 7200)
     turn(store, sequence(1, 3), AGENT)
     store.regard(ROOT, AGENT, priority="high")
     store.close()

@@ -216,7 +216,7 @@ def test_what_was_reserved_is_given_back_where_there_is_no_room(
     other.regard(ROOT, "b", is_pinned=True)
     other.remove([str(blocks_of(sequence(29, 1))[0].name)])
     monkeypatch.setattr(disk, "_ASIDE_PART", 1)
-    aside = tmp_path / "aside" / "another"
+    aside = tmp_path / "aside" / f"{BLOCK.name}.{'ab' * 8}-0"
     before(monkeypatch, store.catalogue, "reserve", lambda: aside.write_bytes(bytes(FILE_BYTES)))
     with pytest.raises(CachePersistenceError, match="more than may be stored"):
         store.put([BLOCK], "a")

@@ -87,7 +87,8 @@ def export_blocks(
                 for row in progress(rows):
                     try:
                         block = _loaded(store.folder, row.file)
-                    except CacheCorruptionError as error:
+                    except (CacheCorruptionError, CachePersistenceError) as error:
+                        # A disk that begins to fail is when an archive is wanted.
                         bad.append((row.file, str(error)))
                         continue
                     if block is None:
@@ -156,6 +157,12 @@ class _Import:
     ) -> None:
         """Put one block of the manifest into the store; what cannot be is left out."""
         name, agents = entry["name"], entry["agents"] or [""]
+        known = self._stored(name)
+        if known is not None:
+            # Nothing has to make room for it.
+            self._known += 1
+            self._note(known, agents)
+            return
         try:
             member = _member(tar, name, self._archive_bytes)
             # Its temporary file and itself: more would take the place of what came before it.
@@ -174,6 +181,21 @@ class _Import:
             self._blocks += 1
             self._bytes += sum(memory.nbytes for _, memory in block.tensors)
             self._file_bytes += member.size
+        self._note(block, agents)
+
+    def _stored(self, file: str) -> NewBlock | None:
+        """The block of that name in the store, by its header."""
+        name = BlockName.parse(file)
+        stored = "" if name is None else self._store.file_of(name)
+        if not stored or not self._store.catalogue.files(stored, f"{stored}~"):
+            return None
+        try:
+            opened = self._store.folder.open(stored)
+            return None if opened is None else described(opened)
+        except (CacheCorruptionError, CachePersistenceError):
+            return None
+
+    def _note(self, block: NewBlock, agents: Sequence[str]) -> None:
         for agent in agents:
             self._users.setdefault((block.namespace, agent), []).append(block.name.key)
 

@@ -75,7 +75,9 @@ def check_key(path: Path, veil: Veil, *, is_marked: bool = True) -> bool:
     if not found and not is_sealed and not veil.fingerprint:
         return False
     if some and not is_sealed and not found:
-        raise PoolConfigurationError(f"{path} has blocks that are not sealed: use no key")
+        raise PoolConfigurationError(
+            f"{path} has blocks that are not sealed: use no key, nor {KEY_VARIABLE}"
+        )
     if not veil.fingerprint:
         raise PoolConfigurationError(
             f"{path} is sealed: it needs its key, from a file or from {KEY_VARIABLE}"

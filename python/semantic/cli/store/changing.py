@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -37,7 +38,14 @@ _Agent = Annotated[
     str | None,
     typer.Option(
         help="What this agent uses, in every namespace. A library names its agents; semantic serve "
-        "stores all as the agent server."
+        'takes the "user" of a request, and server where there is none.'
+    ),
+]
+_Agents = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--agent",
+        help="What this agent alone uses, in every namespace; may be given more than once.",
     ),
 ]
 _Namespace = Annotated[
@@ -92,7 +100,7 @@ def collect_garbage(
 
 def forget_blocks(
     store: StoreFolder,
-    agent: _Agent = None,
+    agents: _Agents = None,
     namespace: _Namespace = "",
     older_than: _OlderThan = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go.")] = False,
@@ -105,44 +113,55 @@ def forget_blocks(
     nobody knows any more whose they were. A server that runs keeps what it has in memory. What
     cannot be removed is named, and tried again when the store is opened next.
     """
-    if agent is None and not namespace and older_than is None:
+    if not agents and not namespace and older_than is None:
         raise typer.BadParameter("say what: --agent, --namespace or --older-than")
-    if older_than is not None and (agent is not None or namespace):
+    if older_than is not None and (agents or namespace):
         raise typer.BadParameter("--older-than goes alone: what is old is old for everybody")
     with opened("forget", store, key_file, is_changed=not dry_run) as found:
-        if dry_run:
-            rows = _chosen(found, agent, namespace, older_than)
-            gone = Gone(len(rows), sum(row.bytes for row in rows))
-        else:
-            gone = _forgotten(found, agent, namespace, older_than)
+        if older_than is not None:
+            say_if_doubted("forget", found)
+        chosen, shared = _chosen(found, frozenset(agents or ()), namespace, older_than)
+        gone = Gone(len(chosen), sum(row.bytes for row in chosen))
+        if not dry_run:
+            gone = _forgotten(found, agents or (), namespace, older_than)
         is_stuck = name_stuck("forget", found)
     if as_json:
-        print_json({"blocks": gone.blocks, "bytes": gone.bytes, "dry_run": dry_run})
+        said = {"blocks": gone.blocks, "bytes": gone.bytes, "shared": len(shared)}
+        print_json({**said, "dry_run": dry_run})
     else:
         would = "would be " if dry_run else ""
-        typer.echo(f"{gone.blocks} blocks, {format_size(gone.bytes)}: {would}forgotten")
-    raise typer.Exit(0 if gone.blocks and not is_stuck else 1)
+        stay = f"; {len(shared)} stay, which others use, too" if shared else ""
+        typer.echo(f"{gone.blocks} blocks, {format_size(gone.bytes)}: {would}forgotten{stay}")
+    raise typer.Exit(0 if (gone.blocks or shared) and not is_stuck else 1)
 
 
-def _forgotten(store: DiskStore, agent: str | None, namespace: str, older_than: int | None) -> Gone:
+def _forgotten(
+    store: DiskStore, agents: Sequence[str], namespace: str, older_than: int | None
+) -> Gone:
     shown = progress("forgetting")
-    if agent is not None:
-        return store.forget_agent(agent, namespace, shown)
-    those = in_namespaces(namespace) if older_than is None else store.older(older_than)
-    gone = store.forget_those(those, shown)
-    store.scrub()
+    gone = Gone()
+    for agent in agents:
+        gone += store.forget_agent(agent, namespace, shown)
+    if not agents:
+        those = in_namespaces(namespace) if older_than is None else store.older(older_than)
+        gone = store.forget_those(those, shown)
+        store.scrub()
     return gone
 
 
 def _chosen(
-    store: DiskStore, agent: str | None, namespace: str, older_than: int | None
-) -> list[BlockRow]:
+    store: DiskStore, agents: frozenset[str], namespace: str, older_than: int | None
+) -> tuple[list[BlockRow], list[BlockRow]]:
+    """What goes, and what these agents use and others, too."""
     listing = Listing(store.catalogue, store.veil)
     if older_than is not None:
-        say_if_doubted("forget", store)
-        return listing.blocks(files=store.older_files(older_than))
-    rows = listing.blocks(agent_id=agent, namespace=namespace)
-    return [row for row in rows if agent is None or row.agents == (agent,)]
+        return listing.blocks(files=store.older_files(older_than)), []
+    rows = listing.blocks(namespace=namespace)
+    if not agents:
+        return rows, []
+    theirs = [row for row in rows if not agents.isdisjoint(row.agents)]
+    alone = [row for row in theirs if agents.issuperset(row.agents)]
+    return alone, [row for row in theirs if not agents.issuperset(row.agents)]
 
 
 def export_store(
@@ -182,7 +201,7 @@ def import_store(
     The store takes no more than its server gave it, or --max, or 64 GB where neither is known.
     """
     if not (store / "blocks").is_dir():
-        _make("import", store, max_bytes, key_file)
+        _make("import", store, key_file)
     floor = free or FREE_BYTES
     with opened("import", store, key_file, is_changed=True, free_floor_bytes=floor) as found:
         known = found.catalogue.fact("max_bytes")
@@ -191,11 +210,11 @@ def import_store(
     _report(carried, "imported", as_json=as_json)
 
 
-def _make(command: str, path: Path, max_bytes: int | None, key_file: Path | None) -> None:
-    """Make a store."""
+def _make(command: str, path: Path, key_file: Path | None) -> None:
+    """Make a store, of the size that a server gives one; --max is for one command."""
     try:
         key = read_key(key_file)
-        DiskStore(path, max_bytes or STORE_BYTES, free_floor_bytes=0, key=key).close()
+        DiskStore(path, STORE_BYTES, free_floor_bytes=0, key=key).close()
     except (SemanticError, OSError) as error:
         say(f"semantic store {command}: {error}", err=True)
         raise typer.Exit(2) from error

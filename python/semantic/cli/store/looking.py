@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from semantic.adapters.store.disk import DiskStore
-from semantic.adapters.store.listing import BlockRow, Listing
+from semantic.adapters.store.listing import AgentRow, BlockRow, Listing
 from semantic.adapters.store.upkeep import verify
 from semantic.cli.sizes import format_size
 from semantic.cli.store.ago import ago
@@ -45,20 +46,29 @@ def list_store(
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what is stored: a row for each agent, or for each block."""
+    """List what is stored: a row for each agent, or for each block.
+
+    Exit status 1: there is nothing of the agent or the namespaces that were asked for.
+    """
     with opened("ls", store, key_file) as found:
         listing = Listing(found.catalogue, found.veil)
-        if blocks:
-            _list_blocks(listing.blocks(agent_id=agent, namespace=namespace), as_json=as_json)
-            return
-        rows = [
+        of_blocks = listing.blocks(agent_id=agent, namespace=namespace) if blocks else []
+        of_agents = [
             row
-            for row in listing.agents()
+            for row in (() if blocks else listing.agents())
             if row.namespace.startswith(namespace) and agent in (None, row.agent)
         ]
     if as_json:
-        print_json([asdict(row) for row in rows])
-        return
+        print_json([asdict(row) for row in of_blocks] + [asdict(row) for row in of_agents])
+    elif blocks:
+        _list_blocks(of_blocks)
+    else:
+        _list_agents(store, of_agents)
+    is_asked = agent is not None or namespace
+    raise typer.Exit(1 if is_asked and not (of_blocks or of_agents) else 0)
+
+
+def _list_agents(store: Path, rows: list[AgentRow]) -> None:
     now = time.time()
     table(
         f"{store}: {len(rows)} agents",
@@ -77,10 +87,7 @@ def list_store(
     )
 
 
-def _list_blocks(rows: list[BlockRow], *, as_json: bool) -> None:
-    if as_json:
-        print_json([asdict(row) for row in rows])
-        return
+def _list_blocks(rows: list[BlockRow]) -> None:
     table(
         f"{len(rows)} blocks, the next to go first",
         ("key", "group", "positions", "size:", "standing", "agents"),
@@ -107,24 +114,31 @@ def show_block(
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a token block: who uses it, what is stored of it, and whether it is whole."""
+    """Show a token block: who uses it, what is stored of it, and whether it is whole.
+
+    Exit status 1: there is none, or something of it is not whole.
+    """
     with opened("show", store, key_file) as found:
         rows = Listing(found.catalogue, found.veil).blocks(key=key)
         shown = [_described(found, row, with_tokens=tokens) for row in rows]
     if not shown:
         typer.echo(f"semantic store show: no key begins with {key!r}", err=True)
         raise typer.Exit(1)
+    status = 0 if all(block["state"] == "whole" for block in shown) else 1
     if as_json:
         print_json(shown)
-        return
+        raise typer.Exit(status)
     for block in shown:
         tensors = block.pop("tensors")
+        block["agents"] = ", ".join(block["agents"])
+        block["used_at"] = ago(time.time() - block["used_at"])
         table(block["file"], ("field", "value"), ((k, str(v)) for k, v in block.items()))
         table(
             "tensors",
             ("name", "type", "shape"),
             ((name, dtype, " x ".join(map(str, shape))) for name, dtype, shape in tensors),
         )
+    raise typer.Exit(status)
 
 
 def _described(store: DiskStore, row: BlockRow, *, with_tokens: bool) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -63,6 +63,9 @@ KeyFile = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
+
+_PIPE_WIDTH = 1000
+"""Columns of what is no terminal: a row is a line there, however long."""
 
 _DIGITS = frozenset("0123456789abcdef")
 
@@ -176,14 +179,21 @@ def print_json(value: object) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on stdout; numbers are in the columns whose names end in a colon."""
+    """A table on stdout; numbers are in the columns whose names end in a colon.
+
+    Nothing in it is cut off: what is shown may be copied.
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     made = Table(title=escape(printable(title)), title_justify="left")
     for column in columns:
-        made.add_column(column.rstrip(":"), justify="right" if column.endswith(":") else "left")
+        justify: Literal["left", "right"] = "right" if column.endswith(":") else "left"
+        made.add_column(column.rstrip(":"), justify=justify, overflow="fold")
     for row in rows:
         made.add_row(*(escape(printable(cell)) for cell in row))
-    Console().print(made)
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    console.print(made)
