@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,9 +24,9 @@ from semantic.adapters.store.catalogued import CataloguedStore
 from semantic.adapters.store.database import CatalogueDamagedError
 from semantic.adapters.store.kept_limit import keep_limit
 from semantic.adapters.store.limits import Limits, NoRoomError
-from semantic.adapters.store.locks import ThreadLock
+from semantic.adapters.store.mending import Mending
 from semantic.adapters.store.owner_names import workroom
-from semantic.adapters.store.owners import Owners
+from semantic.adapters.store.owners import FolderBusyError, Owners
 from semantic.adapters.store.private_folder import make_private, sync_folder
 from semantic.adapters.store.recovery import Recovery
 from semantic.adapters.store.sealing import check_key, check_unsealed, mark_sealed
@@ -68,8 +67,11 @@ CATALOGUE_BYTES = 16 << 20
 _LOG_BYTES = 8 << 20
 """What of that its log is taken for, however long it is: it grows while blocks are written."""
 
-_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 5.0
-"""Between the attempts to make a catalogue again that others still use."""
+_CLOSE_SECONDS = 10.0
+"""How long closing waits for what is being put right behind what went on."""
+
+_WRITER_SECONDS = 1.0
+"""How long a write waits for another process that puts the folder right: that one does its work."""
 
 
 class DiskStore(CataloguedStore):
@@ -91,7 +93,8 @@ class DiskStore(CataloguedStore):
         repair: Finish what killed processes have left, and make files and catalogue agree; else
             the folder has to be there, and nothing of it is changed at opening. A damaged catalogue
             is made again here, or behind what goes on as soon as no other process uses it; until
-            then everything is a miss.
+            then everything is a miss. Behind what goes on, too, where another process does the same
+            for more than some seconds.
         key: 32 bytes that seal all files, tokens and names; None leaves them readable. A folder is
             sealed with one key or not at all.
         now: Seconds since 1970, for tests.
@@ -123,9 +126,11 @@ class DiskStore(CataloguedStore):
         self._closed = False
         self._repairs = False
         self._keeps_limit = repair
-        self._mending: threading.Thread | None = None
-        self._mending_lock = ThreadLock(str(self.path))
-        self._ending = threading.Event()
+        self._mending = Mending(
+            str(self.path),
+            lambda: self.recover(),
+            lambda: self.catalogue.database.is_damaged,
+        )
         self._numbers = itertools.count()
         veil = Veil(key)
         with _refusals(self.path):
@@ -135,8 +140,8 @@ class DiskStore(CataloguedStore):
                 raise CachePersistenceError(f"{self.path}: there is no store")
         self._owners = Owners(self.path / "owners")
         try:
-            with _refusals(self.path), self._owners.alone():
-                catalogue = self._entered(veil, is_made=repair)
+            with _refusals(self.path), self._alone_or_known() as is_alone:
+                catalogue = self._entered(veil, is_made=repair, is_alone=is_alone)
         except BaseException:
             self._owners.close()
             raise
@@ -145,20 +150,36 @@ class DiskStore(CataloguedStore):
         self._recovery = Recovery(self.path, self.folder, catalogue, veil, take_over, now)
         try:
             if repair:
-                self._open()
+                self._open(is_alone=is_alone)
         except BaseException:
             self.close()
             raise
 
     # Opening -----------------------------------------------------------------------------------
 
-    def _entered(self, veil: Veil, *, is_made: bool) -> Catalogue:
+    @contextmanager
+    def _alone_or_known(self) -> Iterator[bool]:
+        """Whether no other process is in the folder, which it must not be in a new one.
+
+        Who is there first says with which key it is sealed.
+        """
+        with contextlib.ExitStack() as inside:
+            try:
+                inside.enter_context(self._owners.alone())
+            except FolderBusyError:
+                if not (self.path / _CATALOGUE).exists():
+                    raise
+                yield False
+            else:
+                yield True
+
+    def _entered(self, veil: Veil, *, is_made: bool, is_alone: bool) -> Catalogue:
         """Enter the folder and open its catalogue.
 
-        One process at a time does it: so all agree on the key.
+        One process at a time does it where none has before: so all agree on the key.
         """
         self._owners.enter()
-        is_unsealed = check_key(self.path, veil, is_marked=is_made)
+        is_unsealed = check_key(self.path, veil, is_marked=is_made and is_alone)
         self.folder = BlockFolder(self.path, self._owners.name, veil.secret)
         name, damaged = self._owners.name, self._mend_later
         path = self.path / _CATALOGUE
@@ -167,22 +188,26 @@ class DiskStore(CataloguedStore):
             try:
                 is_in_use = self._owners.running() != [name]
                 check_unsealed(self.path, veil, catalogue.database, is_in_use=is_in_use)
-                if is_made:
+                if is_made and is_alone:
                     mark_sealed(self.path, veil)
             except BaseException:
                 catalogue.close()
                 raise
         return catalogue
 
-    def _open(self) -> None:
+    def _open(self, *, is_alone: bool) -> None:
+        is_whole = False
         try:
-            self.put_right()
-            is_whole = True
+            if is_alone:
+                self.put_right()
+                is_whole = True
         except CatalogueDamagedError as error:
             _log.warning("everything is a miss for now: %s", error)
-            is_whole = False
+        except FolderBusyError as error:
+            _log.warning("%s", error)
         self._repairs = True
         if not is_whole:
+            _log.warning("%s: it is put right behind what goes on", self.path)
             self._mend_later()
 
     def put_right(self) -> None:
@@ -190,10 +215,11 @@ class DiskStore(CataloguedStore):
 
         Raises:
             CatalogueDamagedError: The catalogue is damaged, and other processes still use it.
+            FolderBusyError: Another process does it, and takes long.
         """
         try:
             self.recover()
-        except CatalogueDamagedError:
+        except (CatalogueDamagedError, FolderBusyError):
             raise
         except CachePersistenceError as error:
             # A full disk, say: what cannot be put right now is served as far as it is known.
@@ -211,7 +237,7 @@ class DiskStore(CataloguedStore):
                 processes still use it.
         """
         self.catalogue.database.is_made = True
-        with _refusals(self.path), self._owners.alone():
+        with _refusals(self.path), self._owners.alone(is_over=self._mending.is_over):
             self._owners.enter()
             running = self._owners.running()
             self._recovery.run(running, self._make_room_aside, is_thorough=is_thorough)
@@ -245,35 +271,14 @@ class DiskStore(CataloguedStore):
         return self.bytes_aside(max(0, min(most // _ASIDE_PART, most - n_bytes)))
 
     def _mend_later(self) -> None:
-        """Make the catalogue again behind what goes on. Never waits."""
-        with self._mending_lock:
-            if self._repairs and not self._ending.is_set() and self._mending is None:
-                self._mending = threading.Thread(
-                    target=self._mend, name="semantic-mend", daemon=True
-                )
-                self._mending.start()
-
-    def _mend(self) -> None:
-        pause = _PAUSE_SECONDS
-        while not self._ending.wait(pause):
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-            try:
-                self.recover()
-            except CachePersistenceError as error:
-                _log.debug("not yet: %s", error)
-                continue
-            with self._mending_lock:
-                # Damage that was met since has found this thread, and started none.
-                if not self.catalogue.database.is_damaged:
-                    self._mending = None
-                    return
+        """Recover behind what goes on. Never waits."""
+        if self._repairs:
+            self._mending.ask()
 
     def is_whole(self, timeout: float = 0.0) -> bool:
         """Whether the catalogue can be used; waits so many seconds while it is made again."""
-        with self._mending_lock:
-            thread = self._mending
-        if thread is not None:
-            thread.join(timeout)
+        if self.catalogue.database.is_damaged:
+            self._mending.wait(timeout)
         return not self.catalogue.database.is_damaged
 
     @property
@@ -306,12 +311,18 @@ class DiskStore(CataloguedStore):
         owners = {owner for _, _, owner in self.catalogue.on_their_way()}
         if owners <= {self._owners.name} or owners <= set(self.running()):
             return is_cleared
-        with _refusals(self.path), self._owners.alone():
+        # Whoever is in there finishes it.
+        with contextlib.suppress(FolderBusyError), _refusals(self.path), self._alone_to_write():
             return self._recovery.finish(self._owners.running()) or is_cleared
+        return is_cleared
 
     def _unpin_dead(self) -> bool:
-        with _refusals(self.path), self._owners.alone():
+        with contextlib.suppress(FolderBusyError), _refusals(self.path), self._alone_to_write():
             return self.catalogue.unpin_dead(self._owners.running()) > 0
+        return False
+
+    def _alone_to_write(self) -> contextlib.AbstractContextManager[None]:
+        return self._owners.alone(_WRITER_SECONDS, self._mending.is_over)
 
     # Files -------------------------------------------------------------------------------------
 
@@ -431,9 +442,8 @@ class DiskStore(CataloguedStore):
         if not self._closed:
             self._closed = True
             if self._owners.is_ours:
-                self._ending.set()
                 self._recovery.is_over = True
-                self.is_whole(timeout=10)
+                self._mending.close(_CLOSE_SECONDS)
             # Who is taken for dead while it writes has its blocks taken over.
             self.catalogue.close(self._owners.close)
 

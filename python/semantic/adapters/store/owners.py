@@ -2,20 +2,39 @@
 
 Files come and go by other hands, too: cleaners of what is old, or somebody who removes the folder.
 So whoever begins something that ends with its process enters again where its file is not there.
+
+A process that is stopped, and not ended, keeps its locks: nobody waits for one without a limit.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from semantic.adapters.store.locks import Lock, ThreadLock
 from semantic.adapters.store.owner_names import is_owner, new_owner
+from semantic.domain.errors import CachePersistenceError
 
-__all__ = ["Owners"]
+__all__ = ["FolderBusyError", "Owners"]
+
+_log = logging.getLogger("semantic")
+
+_PATIENCE_SECONDS = 5.0
+"""How long another process may be alone in the folder before it is done without."""
+
+_TELL_SECONDS = 1.0
+"""After so long it is said for whom one waits."""
+
+_RETRY_SECONDS = 0.01
+
+
+class FolderBusyError(CachePersistenceError):
+    """Another process puts the folder right, and takes long, or is stopped."""
 
 
 class Owners:
@@ -34,7 +53,7 @@ class Owners:
         self._file = folder / self.name
         self._entering = ThreadLock(str(folder))
         self._lock: Lock | None = None
-        self._has_left = False
+        self._has_left = self._has_told = False
 
     @property
     def is_ours(self) -> bool:
@@ -70,14 +89,39 @@ class Owners:
         return running
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """While no other process is in here."""
+    def alone(
+        self, seconds: float | None = None, is_over: Callable[[], bool] = lambda: False
+    ) -> Iterator[None]:
+        """While no other process is in here.
+
+        Args:
+            seconds: How long to wait for another one at the most; None: for some seconds.
+            is_over: Ends the wait before.
+
+        Raises:
+            FolderBusyError: Another process is in here.
+        """
         lock = Lock(self._folder.parent / "recovery.lock", os.O_CREAT | os.O_RDWR)
         try:
-            lock.wait_alone()
+            self._wait_alone(lock, _PATIENCE_SECONDS if seconds is None else seconds, is_over)
+            self._has_told = False
             yield
         finally:
             lock.close()
+
+    def _wait_alone(self, lock: Lock, seconds: float, is_over: Callable[[], bool]) -> None:
+        folder = self._folder.parent
+        start = time.monotonic()
+        while not lock.take_alone():
+            waited = time.monotonic() - start
+            if waited >= seconds or is_over():
+                raise FolderBusyError(
+                    f"{folder}: another process puts it right, or was stopped while it did"
+                )
+            if waited >= _TELL_SECONDS and not self._has_told:
+                _log.warning("%s: waiting for another process that puts it right", folder)
+                self._has_told = True
+            time.sleep(_RETRY_SECONDS)
 
     def close(self) -> None:
         """Stop counting as one that runs. Idempotent; a child leaves its parent's name alone."""
