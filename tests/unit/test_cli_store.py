@@ -104,10 +104,10 @@ def test_show_says_what_a_block_is(folder: Path) -> None:
     assert shown["token_ids"].split(",")[:2] == ["10256", "10257"]
     path = file_of(folder, ALICE, 1)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    (shown,) = said("show", block.name.key.hex()[:12], "--store", folder)
+    (shown,) = said("show", block.name.key.hex()[:12], "--store", folder, status=1)
     assert "checksum" in shown["state"]
     path.unlink()
-    (shown,) = said("show", block.name.key.hex()[:12], "--store", folder)
+    (shown,) = said("show", block.name.key.hex()[:12], "--store", folder, status=1)
     assert shown["state"] == "missing"
     assert run("show", "ffffffff00", "--store", folder).exit_code == 1
 
@@ -333,6 +333,74 @@ def test_export_replaces_files_alone(folder: Path, tmp_path: Path) -> None:
     assert [file.name for file in place.iterdir()] == ["old.tar"]
     assert tarfile.is_tarfile(place / "old.tar")
     assert (place / "old.tar").stat().st_mode & 0o777 == 0o600
+
+
+def test_one_block_that_cannot_be_read_does_not_stop_an_export(
+    folder: Path, tmp_path: Path
+) -> None:
+    file = file_of(folder, ALICE, 1)
+    file.unlink()
+    file.mkdir()
+    (bad,) = said("export", tmp_path / "kv.tar", "--store", folder, status=1)["bad"]
+    assert bad[0] == file.stem
+    assert "no regular file" in bad[1]
+    with tarfile.open(tmp_path / "kv.tar") as tar:  # a manifest, and all but one
+        assert len(tar.getnames()) == len(said("ls", "--blocks", "--store", folder))
+
+
+def test_what_is_there_already_makes_no_room(folder: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "kv.tar"
+    n_blocks = said("export", archive, "--store", folder)["blocks"]
+    before = said("ls", "--blocks", "--store", folder)
+    again = said("import", archive, "--store", folder, "--max", f"{n_blocks * 40}KB")
+    assert (again["blocks"], again["known"], again["bad"]) == (0, n_blocks, [])
+    after = said("ls", "--blocks", "--store", folder)
+    assert {row["file"] for row in after} == {row["file"] for row in before}
+
+
+def test_the_limit_of_an_import_is_that_ones_alone(folder: Path, tmp_path: Path) -> None:
+    archive, target = tmp_path / "kv.tar", tmp_path / "new"
+    n_blocks = said("export", archive, "--store", folder)["blocks"]
+    some = said("import", archive, "--store", target, "--max", "100KB", status=1)
+    assert 0 < some["blocks"] < n_blocks
+    rest = said("import", archive, "--store", target)
+    assert (rest["blocks"], rest["known"]) == (n_blocks - some["blocks"], some["blocks"])
+
+
+def test_what_was_asked_for_and_is_not_there_ends_with_1(folder: Path) -> None:
+    assert said("ls", "--store", folder, "--agent", "nobody", status=1) == []
+    assert said("ls", "--blocks", "--store", folder, "--agent", "nobody", status=1) == []
+    assert said("ls", "--store", folder, "--namespace", "ffff", status=1) == []
+    forgotten = said("forget", "--store", folder, "--agent", "nobody", status=1)
+    assert (forgotten["blocks"], forgotten["shared"]) == (0, 0)
+
+
+def test_several_agents_are_forgotten_at_once(folder: Path) -> None:
+    both = ("--agent", "alice", "--agent", "bob")
+    n_blocks = len(said("ls", "--blocks", "--store", folder))
+    tried = said("forget", "--store", folder, *both, "--dry-run")
+    assert (tried["blocks"], tried["shared"]) == (n_blocks, 0)
+    assert said("forget", "--store", folder, *both)["blocks"] == n_blocks
+    assert said("ls", "--blocks", "--store", folder) == []
+
+
+def test_a_table_in_a_pipe_has_whole_names_and_a_line_for_each_row(folder: Path) -> None:
+    rows = said("ls", "--blocks", "--store", folder)
+    shown = run("ls", "--blocks", "--store", folder).stdout
+    assert all(shown.count(f"{row['key'][:12]} ") >= 1 for row in rows)
+    assert "\u2026" not in shown
+    keys = {row["key"][:12] for row in rows}
+    assert sum(
+        line.split("\u2502")[1].strip() in keys for line in shown.splitlines() if "\u2502" in line
+    ) == len(rows)
+    token_ids = run("show", rows[0]["key"], "--tokens", "--store", folder).stdout
+    assert (
+        ",".join(str(token) for token in blocks_of(ALICE)[0].tokens.tolist()[:5])
+        in said("show", str(blocks_of(ALICE)[0].name.key.hex()), "--tokens", "--store", folder)[0][
+            "token_ids"
+        ]
+    )
+    assert "\u2026" not in token_ids
 
 
 def test_nothing_is_not_exported(folder: Path, tmp_path: Path) -> None:

@@ -24,6 +24,10 @@ from tests.stored_blocks import BLOCK_BYTES, ROOT, blocks_of, found, read, seque
 
 ROOT_FOLDER = Path(__file__).parents[2]
 
+APP = typer.Typer()
+command.register(APP)
+APP.callback()(lambda: None)
+
 
 def opened(path: Path, **options: Any) -> DiskStore:
     return DiskStore(path, **{"free_floor_bytes": 0, **options})
@@ -98,12 +102,9 @@ def fill_a_small_disk(path: Path) -> None:
 
 def forget_on_a_full_disk(path: Path) -> None:
     """The files make the room that their rows need."""
-    app = typer.Typer()
-    command.register(app)
-    app.callback()(lambda: None)
 
     def run(*words: object) -> None:
-        done = CliRunner().invoke(app, ["store", *map(str, words)])
+        done = CliRunner().invoke(APP, ["store", *map(str, words)])
         assert done.exit_code == 0, done.output
 
     ways: list[Callable[[DiskStore], object]] = [
@@ -171,6 +172,13 @@ def turn_read_only(path: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(path)], check=True)
     with pytest.raises(CachePersistenceError, match=r"ead-?only"):
         opened(path)
+    # A snapshot or a backup can be looked at all the same.
+    for words in (["ls"], ["ls", "--blocks"], ["stats"], ["verify"]):
+        done = CliRunner().invoke(APP, ["store", *words, "--store", str(path)])
+        assert done.exit_code == 0, (words, done.output)
+    done = CliRunner().invoke(APP, ["store", "forget", "--agent", "a", "--store", str(path)])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert "ead-only" in done.stderr
     subprocess.run(["mount", "-o", "remount,rw", str(path)], check=True)
     store = opened(path)
     assert turn(store, sequence(2, 1), "a") == 1

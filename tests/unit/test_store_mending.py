@@ -14,6 +14,7 @@ import pytest
 from semantic import CachePersistenceError, DiskStore
 from semantic.adapters.store import mending, owners
 from semantic.adapters.store.database import CatalogueDamagedError
+from semantic.adapters.store.leaving import ANY, removed_later
 from semantic.adapters.store.locks import Lock
 from semantic.adapters.store.owners import FolderBusyError, Owners
 from semantic.adapters.store.upkeep import verify
@@ -179,7 +180,8 @@ def test_what_a_dead_one_has_left_keeps_nobody_from_writing_while_another_is_sto
     store, dead = opened(tmp_path, max_bytes=limit), opened(tmp_path, max_bytes=limit)
     dead.put(blocks_of(sequence(1, 1)), "x")
     dead.regard(ROOT, "x", is_pinned=True)
-    dead._leave([dead.file_of(blocks_of(sequence(1, 1))[0].name)])
+    leaves = [dead.file_of(blocks_of(sequence(1, 1))[0].name)]
+    dead.catalogue.leave(leaves, ANY, removed_later)
     dead._owners.close()
     with alone(tmp_path):
         assert turn(store, sequence(2, 2), "a") == 2

@@ -194,7 +194,7 @@ def test_a_child_is_refused_while_another_thread_has_the_lock(holds: str, tmp_pa
         lock = {
             "a transaction": database.transaction(),
             "the turn of writers": database._writing,
-            "the mending": store._mending_lock,
+            "the mending": store._mending._lock,
         }[holds]
         with lock:
             held.set()
@@ -208,7 +208,7 @@ def test_a_child_is_refused_while_another_thread_has_the_lock(holds: str, tmp_pa
         assert in_child(lambda: store.put(blocks_of(sequence(2, 1)), "a")) == "refused"
         assert in_child(lambda: store.used(ROOT, [ROOT], "a")) == "refused"
         assert in_child(lambda: store.regard(ROOT, "a", is_pinned=True)) == "refused"
-        assert in_child(lambda: store.is_whole(1)) == "refused"
+        assert in_child(store._mending.ask) == "refused"
         assert in_child(store.close) == "done"
     finally:
         done.set()

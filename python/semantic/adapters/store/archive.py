@@ -35,6 +35,8 @@ _FORMAT = "semantic-store-archive"
 _VERSION = 1
 _MANIFEST = "manifest.json"
 _ENDING = ".safetensors"
+_LENGTH_BYTES, _LONGEST_HEADER = 8, 1 << 20
+"""Of a block file's header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +159,14 @@ class _Import:
     ) -> None:
         """Put one block of the manifest into the store; what cannot be is left out."""
         name, agents = entry["name"], entry["agents"] or [""]
-        known = self._stored(name)
-        if known is not None:
-            # Nothing has to make room for it.
-            self._known += 1
-            self._note(known, agents)
-            return
         try:
             member = _member(tar, name, self._archive_bytes)
+            known = self._stored(name)
+            if known is not None and _namespace_of(tar, member) == known.namespace.hex():
+                # Nothing has to make room for it.
+                self._known += 1
+                self._note(known, agents)
+                return
             # Its temporary file and itself: more would take the place of what came before it.
             if self._file_bytes + 2 * member.size > self._store.limits.max_bytes:
                 raise NoRoomError("it is more than the store may take")
@@ -280,6 +282,18 @@ def _member(tar: tarfile.TarFile, name: str, archive_bytes: int) -> tarfile.TarI
     if not 0 <= member.size <= archive_bytes - member.offset_data:
         raise CacheCorruptionError("it is not entirely in the archive")
     return member
+
+
+def _namespace_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> object:
+    """What a member says of its namespace, unverified; None where it says nothing."""
+    content = tar.extractfile(member)
+    assert content is not None
+    try:
+        length = int.from_bytes(content.read(_LENGTH_BYTES), "little")
+        said = json.loads(content.read(min(length, _LONGEST_HEADER)))
+        return said["__metadata__"]["namespace"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
 
 
 def _carried(

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from semantic.adapters.store.aside import Aside
 from semantic.adapters.store.block_file import has_tensors, is_block, most_bytes, written
-from semantic.adapters.store.catalogue import Catalogue
 from semantic.adapters.store.catalogued import CataloguedStore
 from semantic.adapters.store.database import CatalogueDamagedError
+from semantic.adapters.store.entry import alone_or_known, entered
 from semantic.adapters.store.kept_limit import keep_limit
 from semantic.adapters.store.limits import Limits, NoRoomError
 from semantic.adapters.store.mending import Mending
@@ -29,7 +29,6 @@ from semantic.adapters.store.owner_names import workroom
 from semantic.adapters.store.owners import FolderBusyError, Owners
 from semantic.adapters.store.private_folder import make_private, sync_folder
 from semantic.adapters.store.recovery import Recovery
-from semantic.adapters.store.sealing import check_key, check_unsealed, mark_sealed
 from semantic.adapters.store.veil import Veil
 from semantic.domain._check import whole_number
 from semantic.domain.block_bytes import TensorBytes
@@ -39,15 +38,13 @@ from semantic.domain.errors import (
     CachePersistenceError,
     PoolConfigurationError,
 )
-from semantic.domain.native import BlockFolder, TokenIds
+from semantic.domain.native import TokenIds
 from semantic.domain.policy import EvictionPolicy
 from semantic.domain.stored import BlockName, NewBlock
 
 __all__ = ["CATALOGUE_BYTES", "FREE_BYTES", "STORE_BYTES", "DiskStore"]
 
 _log = logging.getLogger("semantic")
-
-_CATALOGUE = "catalogue.sqlite3"
 
 _UNREAD = "unread_bytes"
 """The fact that whoever has looked last keeps, for the limits of all."""
@@ -140,8 +137,15 @@ class DiskStore(CataloguedStore):
                 raise CachePersistenceError(f"{self.path}: there is no store")
         self._owners = Owners(self.path / "owners")
         try:
-            with _refusals(self.path), self._alone_or_known() as is_alone:
-                catalogue = self._entered(veil, is_made=repair, is_alone=is_alone)
+            with _refusals(self.path), alone_or_known(self.path, self._owners) as is_alone:
+                self.folder, catalogue = entered(
+                    self.path,
+                    self._owners,
+                    veil,
+                    self._mend_later,
+                    is_made=repair,
+                    is_alone=is_alone,
+                )
         except BaseException:
             self._owners.close()
             raise
@@ -156,44 +160,6 @@ class DiskStore(CataloguedStore):
             raise
 
     # Opening -----------------------------------------------------------------------------------
-
-    @contextmanager
-    def _alone_or_known(self) -> Iterator[bool]:
-        """Whether no other process is in the folder, which it must not be in a new one.
-
-        Who is there first says with which key it is sealed.
-        """
-        with contextlib.ExitStack() as inside:
-            try:
-                inside.enter_context(self._owners.alone())
-            except FolderBusyError:
-                if not (self.path / _CATALOGUE).exists():
-                    raise
-                yield False
-            else:
-                yield True
-
-    def _entered(self, veil: Veil, *, is_made: bool, is_alone: bool) -> Catalogue:
-        """Enter the folder and open its catalogue.
-
-        One process at a time does it where none has before: so all agree on the key.
-        """
-        self._owners.enter()
-        is_unsealed = check_key(self.path, veil, is_marked=is_made and is_alone)
-        self.folder = BlockFolder(self.path, self._owners.name, veil.secret)
-        name, damaged = self._owners.name, self._mend_later
-        path = self.path / _CATALOGUE
-        catalogue = Catalogue(path, name, veil, is_made=is_made, damaged=damaged)
-        if is_unsealed:
-            try:
-                is_in_use = self._owners.running() != [name]
-                check_unsealed(self.path, veil, catalogue.database, is_in_use=is_in_use)
-                if is_made and is_alone:
-                    mark_sealed(self.path, veil)
-            except BaseException:
-                catalogue.close()
-                raise
-        return catalogue
 
     def _open(self, *, is_alone: bool) -> None:
         is_whole = False
@@ -250,15 +216,7 @@ class DiskStore(CataloguedStore):
             self.expire()
             self.shrink(self.catalogue.fact("bytes") - self._room())
             if self._keeps_limit:
-                self._keep_limit()
-
-    def _keep_limit(self) -> None:
-        try:
-            keep_limit(self.path, self.limits.max_bytes)
-        except OSError as error:  # the catalogue has it, too
-            _log.warning(
-                "%s: the limit could not be written beside the catalogue: %s", self.path, error
-            )
+                keep_limit(self.path, self.limits.max_bytes)
 
     def enter(self, file: str) -> None:
         """Let the catalogue say of a file what its header says."""

@@ -6,10 +6,14 @@ is whole, it is what counts.
 
 from __future__ import annotations
 
-import os
+import logging
 from pathlib import Path
 
+from semantic.adapters.store.small_file import write_small
+
 __all__ = ["keep_limit", "kept_limit"]
+
+_log = logging.getLogger("semantic")
 
 _NAME = "limit"
 _MOST_BYTES = (1 << 63) - 1
@@ -26,22 +30,10 @@ def kept_limit(folder: Path) -> int:
 
 
 def keep_limit(folder: Path, max_bytes: int) -> None:
-    """Let the file say so; a power cut leaves what it said before, or this.
-
-    Raises:
-        OSError: The system refuses.
-    """
+    """Let the file say so; what the system refuses is said, for the catalogue has it, too."""
     if kept_limit(folder) == max_bytes:
         return
-    file = folder / _NAME
-    new = file.with_suffix(".new")
-    with open(os.open(new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as written:
-        written.write(f"{max_bytes}\n")
-        written.flush()
-        os.fsync(written.fileno())
-    new.replace(file)
-    names = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(names)
-    finally:
-        os.close(names)
+        write_small(folder / _NAME, str(max_bytes))
+    except OSError as error:
+        _log.warning("%s: the limit could not be written beside the catalogue: %s", folder, error)

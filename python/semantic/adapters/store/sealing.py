@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from semantic.adapters.store.database import CatalogueDamagedError, Database
-from semantic.adapters.store.private_folder import sync_folder
+from semantic.adapters.store.small_file import write_small
 from semantic.adapters.store.veil import Veil
 from semantic.domain.errors import PoolConfigurationError, SemanticError
 from semantic.domain.native import BlockFolder
@@ -124,14 +124,7 @@ _VALUES = "SELECT (SELECT tokens FROM nodes LIMIT 1), (SELECT label FROM agents 
 
 def mark_sealed(path: Path, veil: Veil) -> None:
     """Write down which key a folder is sealed with, so that it survives a power cut."""
-    mark = path / _MARK
-    new = mark.with_suffix(".new")
-    with open(os.open(new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
-        file.write(f"{veil.fingerprint}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    new.rename(mark)
-    sync_folder(path)
+    write_small(path / _MARK, veil.fingerprint)
 
 
 def _front(file: Path) -> bytes:

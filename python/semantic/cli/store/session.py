@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ import typer
 
 from semantic.adapters.store.disk import DiskStore
 from semantic.adapters.store.sealing import read_key
+from semantic.adapters.store.view import readable
 from semantic.cli.store.ago import lasting
 from semantic.domain.errors import SemanticError
 
@@ -105,19 +107,15 @@ def opened(
     log.setLevel(logging.ERROR)  # the command itself says what it finds
     try:
         key = read_key(key_file)
-        looked = DiskStore(
-            path, _NO_LIMIT, free_floor_bytes=free_floor_bytes, key=key, repair=False
-        )
-        try:
+        with contextlib.ExitStack() as inside:
+            folder = path if is_changed else inside.enter_context(readable(path))
+            looked = DiskStore(
+                folder, _NO_LIMIT, free_floor_bytes=free_floor_bytes, key=key, repair=False
+            )
+            inside.callback(looked.close)
             if is_changed:
-                # What is forgotten on a full disk makes room, whatever cannot be done before.
-                looked.put_right()
-                why = looked.unread.get("catalogue")
-                if why is not None:
-                    say(f"semantic store {command}: not all was put right: {why}", err=True)
+                _put_right(command, looked)
             yield looked
-        finally:
-            looked.close()
     except (SemanticError, OSError) as error:
         say(f"semantic store {command}: {error}", err=True)
         raise typer.Exit(2) from error
@@ -126,6 +124,14 @@ def opened(
         raise typer.Exit(130) from None
     finally:
         log.setLevel(level)
+
+
+def _put_right(command: str, store: DiskStore) -> None:
+    # What is forgotten on a full disk makes room, whatever cannot be done before.
+    store.put_right()
+    why = store.unread.get("catalogue")
+    if why is not None:
+        say(f"semantic store {command}: not all was put right: {why}", err=True)
 
 
 def say_if_doubted(command: str, store: DiskStore) -> None:
