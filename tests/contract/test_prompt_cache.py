@@ -312,6 +312,19 @@ def test_a_key_that_names_no_model_is_kept_in_memory_only(llama, tmp_path):
     assert set(cache.stats()["failures"]) == {"store_namespace"}
 
 
+def test_what_cannot_be_read_and_is_said_to_be_there_is_tried_once(llama, tmp_path, monkeypatch):
+    options = {"namespace_of": lambda key, spec: Namespace(str(key))}
+    cache = stored_cache(tmp_path, llama, **options)
+    remember(cache, llama, TOKENS)
+    assert cache.writer.close(60)
+    cache = stored_cache(tmp_path, llama, **options)
+    read = []
+    monkeypatch.setattr(DiskStore, "_read", lambda self, file, *_: bool(read.append(file)))
+    assert cached(cache, TOKENS) == 0
+    assert 0 < len(read) == len(set(read)), "some more may be asked for before one fails"
+    assert cache.stats()["failures"] == {"store_gone": 1}
+
+
 def test_who_hits_within_anothers_block_does_not_keep_it(llama, tmp_path):
     """Privacy: what one agent alone has said goes with that agent, whoever begins alike."""
     options = {"namespace_of": lambda key, spec: Namespace(str(key))}

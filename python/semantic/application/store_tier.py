@@ -101,11 +101,13 @@ class StoreTier:
         if cached_tokens >= len(tokens) - 1:
             return False
         keys = tokens.keys(self.root)
+        tried = StoredHit(0)
         for _ in range(_FETCHES):
             path = self._store.path_of(self.root, keys)
             hit = stored_hit(self.spec.groups, path, tokens, len(tokens) - 1)
-            if hit.n_tokens <= cached_tokens:
+            if hit.n_tokens <= cached_tokens or hit == tried:
                 return False
+            tried = hit
             rows = StoredRows(self.spec, self._store, self._memory, hit, self._readers)
             prefix = tokens[: hit.n_tokens]
             try:
@@ -200,5 +202,5 @@ def _said(hit: StoredHit, tokens: TokenIds) -> list[bytes]:
     return [
         key
         for key, (number, node) in nodes.items()
-        if tokens[number * BLOCK_TOKENS :][: len(node.tokens)] == node.tokens
+        if tokens[number * BLOCK_TOKENS : number * BLOCK_TOKENS + len(node.tokens)] == node.tokens
     ]

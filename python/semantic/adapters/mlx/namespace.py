@@ -10,7 +10,7 @@ from typing import Any
 from semantic.adapters.fingerprint.model_files import ADAPTER_CONFIG, MODEL_CONFIG, fingerprint
 from semantic.adapters.mlx.probe import probe
 from semantic.domain.identity import Namespace
-from semantic.domain.layer_group import LayerGroup
+from semantic.domain.layer_group import LayerGroup, StateTensor, TokenTensor
 from semantic.domain.value_objects import ModelCacheSpec
 
 __all__ = ["in_geometry", "namespace", "namespace_of_spec"]
@@ -85,8 +85,14 @@ def _of_group(group: LayerGroup) -> str:
         "stride": group.stride,
         "running": (running.get("bits"), running.get("group_size")),
         "at_rest": (group.at_rest.bits, group.at_rest.group_size),
+        "tensors": [_of_tensor(tensor) for tensor in group.rest_tensors],
     }
     return f"{group.name}:{group.layer_type}:{json.dumps(facts)}"
+
+
+def _of_tensor(tensor: TokenTensor | StateTensor) -> tuple[object, ...]:
+    shape = (tensor.heads, tensor.dim) if isinstance(tensor, TokenTensor) else tensor.shape
+    return (tensor.name, tensor.dtype, *shape)
 
 
 def _kv_dtypes(spec: ModelCacheSpec) -> str:

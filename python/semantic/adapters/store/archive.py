@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from semantic.adapters.store.block_file import described, memory_of, written
+from semantic.adapters.store.block_files import ENDING
 from semantic.adapters.store.disk import DiskStore
 from semantic.adapters.store.export_room import export_room, remove_leftovers
 from semantic.adapters.store.limits import NoRoomError
 from semantic.adapters.store.listing import BlockRow
+from semantic.adapters.store.private_folder import sync_folder
 from semantic.domain.errors import (
     BlockValidationError,
     CacheCorruptionError,
@@ -34,7 +36,6 @@ __all__ = ["Exchanged", "export_blocks", "import_blocks"]
 _FORMAT = "semantic-store-archive"
 _VERSION = 1
 _MANIFEST = "manifest.json"
-_ENDING = ".safetensors"
 _LENGTH_BYTES, _LONGEST_HEADER = 8, 1 << 20
 """Of a block file's header."""
 
@@ -97,7 +98,7 @@ def export_blocks(
                         continue  # another process has removed it
                     name = str(block.name)
                     (size,) = plain.write([written(name, block)])
-                    tar.add(_path(room / "plain", name), name + _ENDING, filter=_plain)
+                    tar.add(_path(room / "plain", name), name + ENDING, filter=_plain)
                     plain.remove(name)
                     names.append({"name": name, "agents": row.agents})
                     n_bytes += size
@@ -217,11 +218,7 @@ def _publish(archive: Path, target: Path) -> None:
     with archive.open("rb") as file:
         os.fsync(file.fileno())
     archive.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(target.parent)
 
 
 def _add_manifest(tar: tarfile.TarFile, names: Sequence[dict[str, Any]]) -> None:
@@ -273,7 +270,7 @@ def _member(tar: tarfile.TarFile, name: str, archive_bytes: int) -> tarfile.TarI
     if parsed is None:
         raise CacheCorruptionError("it names no block")
     try:
-        member = tar.getmember(name + _ENDING)
+        member = tar.getmember(name + ENDING)
     except KeyError:
         raise CacheCorruptionError("it is not in the archive") from None
     # Room is made for what a member says that it has: it has to be there.
@@ -359,4 +356,4 @@ def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _path(root: Path, name: str) -> Path:
-    return root / "blocks" / name[:2] / (name + _ENDING)
+    return root / "blocks" / name[:2] / (name + ENDING)

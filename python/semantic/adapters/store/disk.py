@@ -308,7 +308,10 @@ class DiskStore(CataloguedStore):
 
     def lies(self, file: str) -> bool:
         """Whether there is a file of that name, whatever it holds."""
-        return self.folder.open(file) is not None
+        try:
+            return self.folder.open(file) is not None
+        except CacheCorruptionError:
+            return True
 
     def _remove_file(self, file: str) -> None:
         # A name that no file can have stands in a damaged row.

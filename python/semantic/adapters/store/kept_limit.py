@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from semantic.adapters.store.limits import MOST_BYTES
 from semantic.adapters.store.small_file import write_small
 
 __all__ = ["keep_limit", "kept_limit"]
@@ -16,7 +17,6 @@ __all__ = ["keep_limit", "kept_limit"]
 _log = logging.getLogger("semantic")
 
 _NAME = "limit"
-_MOST_BYTES = (1 << 63) - 1
 
 
 def kept_limit(folder: Path) -> int:
@@ -26,7 +26,7 @@ def kept_limit(folder: Path) -> int:
     except OSError:
         return 0
     max_bytes = int(text) if text.isdigit() else 0
-    return max_bytes if max_bytes <= _MOST_BYTES else 0
+    return max_bytes if max_bytes <= MOST_BYTES else 0
 
 
 def keep_limit(folder: Path, max_bytes: int) -> None:

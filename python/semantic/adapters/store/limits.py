@@ -13,9 +13,9 @@ from semantic.domain.layer_group import BLOCK_TOKENS
 from semantic.domain.policy import EvictionPolicy
 from semantic.domain.stored import NewBlock
 
-__all__ = ["Limits", "NoRoomError", "Reuse"]
+__all__ = ["MOST_BYTES", "Limits", "NoRoomError", "Reuse"]
 
-_MOST_BYTES = (1 << 63) - 1
+MOST_BYTES = (1 << 63) - 1
 """The catalogue keeps the limit, and no larger number."""
 
 _REMEMBERED = 100_000
@@ -47,7 +47,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         whole_number(
-            self.max_bytes, "max_bytes", PoolConfigurationError, at_least=1, at_most=_MOST_BYTES
+            self.max_bytes, "max_bytes", PoolConfigurationError, at_least=1, at_most=MOST_BYTES
         )
         whole_number(self.min_reuse, "min_reuse", PoolConfigurationError, at_least=1)
         if self.daily_write_bytes is not None:
