@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -22,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from semantic.adapters.store.damage_mark import DamageMark
 from semantic.adapters.store.locks import Lock, ThreadLock
 from semantic.adapters.store.patience import BUSY_SECONDS, READ_SECONDS, Patience, pause
 from semantic.adapters.store.sqlite_file import (
@@ -80,15 +80,14 @@ class Database:
     ) -> None:
         self._path = path
         self._name = "the catalogue in memory" if path is None else str(path)
-        self._mark = None if path is None else path.with_name(f"{path.name}-damaged")
+        self._mark = DamageMark(path)
         self.is_made = is_made
         self._told = damaged
         self._lock = ThreadLock(self._name)
         self._writing = ThreadLock(self._name)
         self._patience = Patience()
         self._is_closed = False
-        self._fault = ""
-        self._is_marked = self._is_alone = False
+        self._is_alone = False
         self._unparted = 0
         self._maker: int | None = None
         self._then: Callable[[], None] | None = None
@@ -190,15 +189,12 @@ class Database:
     @property
     def is_damaged(self) -> bool:
         """Whether it is known to be damaged."""
-        has_mark = self._mark is not None and self._mark.exists()
-        if self._is_marked and not has_mark:
-            self._fault = ""  # another process has made it again
-        return bool(self._fault) or has_mark
+        return self._mark.is_damaged
 
     @property
     def fault(self) -> str:
         """What is wrong with it, as far as this process knows."""
-        return self._fault or ("it is damaged" if self.is_damaged else "")
+        return self._mark.fault
 
     def condemn(self, why: str) -> CatalogueDamagedError:
         """The file is not what was written; it is used no more. The error that says so."""
@@ -240,8 +236,7 @@ class Database:
         try:
             yield numbers
             with self._lock, self._refusals():
-                assert self._mark is not None
-                self._mark.unlink(missing_ok=True)
+                self._mark.remove()
         except BaseException:
             with self._lock:
                 self._maker = None
@@ -249,7 +244,7 @@ class Database:
             raise
         with self._lock:
             assert self._occupied is not None
-            self._maker, self._fault = None, ""
+            self._maker = None
             self._occupied.take_shared()
 
     def _become_maker(self, aside: Callable[[Path], Path]) -> dict[str, int]:
@@ -262,7 +257,8 @@ class Database:
             # Not while others have it open, nor while this process does what must not be parted.
             if not lock.take_alone():
                 raise CatalogueDamagedError(f"{self._name} is damaged, and still in use")
-            self._leave_mark("it is being made again")
+            if self.is_made:
+                self._mark.leave("it is being made again")
             numbers = numbers_of(self._path)
             # The log first: it must not be taken for that of the new file.
             for file in reversed(self.files()):
@@ -314,8 +310,8 @@ class Database:
             if self._maker is not None:
                 raise CatalogueDamagedError(f"{self._name} is being made again")
             if self.is_damaged:
-                if self._fault and not self._is_marked:
-                    self._leave_mark(self._fault)
+                if self.is_made:
+                    self._mark.tell()
                 self._let_go()
                 raise self._unusable()
             if self._occupied is None:
@@ -359,8 +355,9 @@ class Database:
             self._connection = None
 
     def _condemned(self, why: str) -> CatalogueDamagedError:
-        self._fault = why
-        self._leave_mark(why)
+        self._mark.blame(why)
+        if self.is_made:
+            self._mark.leave(why)
         if self._maker is None:
             self._let_go()
         return self._unusable()
@@ -372,16 +369,6 @@ class Database:
             f"{self._name}: {self.fault}; it is made again from the blocks by"
             " `semantic store verify --repair`, or when a server opens the store"
         )
-
-    def _leave_mark(self, why: str) -> None:
-        self._is_marked = False
-        if self._mark is None or not self.is_made:
-            return
-        with contextlib.suppress(OSError):  # this process knows; others will meet it themselves
-            file = os.open(self._mark, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
-            with open(file, "w") as mark:
-                mark.write(f"{why}\n")
-            self._is_marked = True
 
     def _connected(self) -> sqlite3.Connection:
         with self._refusals():
