@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -150,6 +151,26 @@ def test_a_lookup_waits_a_moment_at_the_most_for_one_that_is_alone(
             found(store, sequence(1, 1))
         assert not store.catalogue.database.truncate()
     assert time.monotonic() - start < _LONG_SECONDS
+    assert found(store, sequence(1, 1)) == 1
+    store.close()
+
+
+def test_a_log_that_another_removes_while_it_is_looked_at_is_not_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = DiskStore(tmp_path, free_floor_bytes=0)
+    turn(store, sequence(1, 1), "a")
+    store.catalogue.database._disconnect()
+    log = tmp_path / "catalogue.sqlite3-wal"
+    log.touch()
+    done = os.access
+
+    def access(path: Path, mode: int) -> bool:
+        if path == log:
+            log.unlink(missing_ok=True)
+        return done(path, mode)
+
+    monkeypatch.setattr(os, "access", access)
     assert found(store, sequence(1, 1)) == 1
     store.close()
 

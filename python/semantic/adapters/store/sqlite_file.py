@@ -244,4 +244,20 @@ def _prepare(connection: sqlite3.Connection, *, is_made: bool) -> None:
 
 
 def _may_be_written(path: Path) -> bool:
-    return all(os.access(file, os.W_OK) for file in files_of(path) if file.exists())
+    return not any(map(_is_kept_from_us, files_of(path)))
+
+
+def _is_kept_from_us(file: Path) -> bool:
+    """Whether it is there and may not be written: others may remove and make it meanwhile."""
+    while (before := _identity(file)) is not None and not os.access(file, os.W_OK):
+        if _identity(file) == before:
+            return True
+    return False
+
+
+def _identity(file: Path) -> tuple[int, int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_ctime_ns
