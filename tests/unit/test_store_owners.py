@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from semantic import CachePersistenceError, DiskStore
-from semantic.adapters.store import owners
+from semantic.adapters.store import owners, sqlite_file
 from semantic.adapters.store.locks import Lock
 from semantic.domain.stored import NewBlock
 from tests.stored_blocks import BLOCK_BYTES, ROOT, blocks_of, found, sequence, turn
@@ -215,3 +215,21 @@ def test_a_child_is_refused_while_another_thread_has_the_lock(holds: str, tmp_pa
         thread.join()
     assert found(store, sequence(1, 1)) == 1
     store.close()
+
+
+def test_a_child_opens_a_store_of_its_own_whatever_was_being_opened(tmp_path: Path) -> None:
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with sqlite_file._CREATING:
+            held.set()
+            done.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    try:
+        assert in_child(lambda: opened(tmp_path).close()) == "done"
+    finally:
+        done.set()
+        holder.join()

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from semantic.adapters.store.catalogue import Catalogue, Room
-from semantic.adapters.store.database import in_parts
+from semantic.adapters.store.database import CatalogueBusyError, in_parts
 from semantic.adapters.store.gone import Gone
 from semantic.adapters.store.leaving import ANY, Condition, older_than
 from semantic.adapters.store.limits import Limits, NoRoomError, Reuse
@@ -166,15 +166,22 @@ class CataloguedStore(ABC):
         self, name: BlockName, tokens: TokenIds, memory: Sequence[tuple[TensorBytes, memoryview]]
     ) -> bool:
         """Read a block into fresh memory; see `BlockStore.read`."""
-        file = self.veil.file(name)
+        file, why = self.veil.file(name), ""
         try:
             is_read = self._read(file, name, tokens, memory)
         except CacheCorruptionError as error:
-            self.reject(file, str(error))
-            return False
+            is_read, why = False, str(error)
         if not is_read:
-            self._removals.let_go(lambda _: self.catalogue.leave_missing(file, self.lies))
+            # Whoever finds the block again does what others keep this one from now.
+            with contextlib.suppress(CatalogueBusyError), self.catalogue.database.hurried():
+                self._give_up(file, why)
         return is_read
+
+    def _give_up(self, file: str, why: str) -> None:
+        if why:
+            self.reject(file, why)
+        else:
+            self._removals.let_go(lambda _: self.catalogue.leave_missing(file, self.lies))
 
     def reject(self, file: str, why: str) -> None:
         """A file is no block that can be used: it is put aside, and nobody finds it again."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -22,22 +21,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from semantic.adapters.store.damage_mark import DamageMark
 from semantic.adapters.store.locks import Lock, ThreadLock
+from semantic.adapters.store.patience import BUSY_SECONDS, READ_SECONDS, Patience, pause
 from semantic.adapters.store.sqlite_file import (
-    BUSY_SECONDS,
+    CatalogueBusyError,
     CatalogueDamagedError,
     begins,
     connected,
     errno_of,
     files_of,
     has_no_index,
+    is_busy,
     is_refusal,
     numbers_of,
     truncates,
 )
 from semantic.domain.errors import CachePersistenceError
 
-__all__ = ["CatalogueDamagedError", "Database", "in_parts", "whole"]
+__all__ = ["CatalogueBusyError", "CatalogueDamagedError", "Database", "in_parts", "whole"]
 
 _log = logging.getLogger("semantic")
 
@@ -63,6 +65,7 @@ class Database:
         is_made: As above; it may change.
 
     Raises:
+        CatalogueBusyError: Others keep this one waiting for too long; so for all methods.
         CatalogueDamagedError: The file is damaged, or is being made again; for all methods, never
             here.
         CachePersistenceError: The system refuses; so for all methods.
@@ -77,21 +80,21 @@ class Database:
     ) -> None:
         self._path = path
         self._name = "the catalogue in memory" if path is None else str(path)
-        self._mark = None if path is None else path.with_name(f"{path.name}-damaged")
+        self._mark = DamageMark(path)
         self.is_made = is_made
         self._told = damaged
         self._lock = ThreadLock(self._name)
         self._writing = ThreadLock(self._name)
+        self._patience = Patience()
         self._is_closed = False
-        self._fault = ""
-        self._is_marked = self._is_alone = False
+        self._is_alone = False
         self._unparted = 0
         self._maker: int | None = None
         self._then: Callable[[], None] | None = None
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._occupied: Lock | None = None
-        with self._lock, contextlib.suppress(CatalogueDamagedError), self._settled():
+        with contextlib.suppress(CatalogueDamagedError), self._settled(BUSY_SECONDS):
             pass
 
     # Asking ------------------------------------------------------------------------------------
@@ -102,7 +105,7 @@ class Database:
 
         While another process writes, this waits, and what other threads ask is answered.
         """
-        with self._writing, self._begun() as connection, self._refusals():
+        with self._turn(), self._begun() as connection, self._refusals():
             cursor = connection.cursor()
             try:
                 yield cursor
@@ -115,12 +118,26 @@ class Database:
             finally:
                 cursor.close()  # an open one would keep a closed file open
 
+    def hurried(self) -> contextlib.AbstractContextManager[None]:
+        """Within, this thread waits as long as a lookup for others, in all, also to write."""
+        return self._patience.ending(READ_SECONDS)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The turn of those threads that write."""
+        if not self._writing.take(self._patience.left_seconds):
+            raise CatalogueBusyError(f"{self._name}: another thread writes")
+        try:
+            yield
+        finally:
+            self._writing.release()
+
     @contextmanager
     def _begun(self) -> Iterator[sqlite3.Connection]:
         """The connection, locked, with a transaction that has begun."""
-        until = time.monotonic() + BUSY_SECONDS
+        until = self._patience.until(BUSY_SECONDS)
         while True:
-            with self._lock, self._settled() as connection:
+            with self._settled(until - time.monotonic()) as connection:
                 with self._refusals():
                     is_begun = begins(connection, is_last=time.monotonic() >= until)
                 if is_begun:
@@ -133,8 +150,7 @@ class Database:
     ) -> list[tuple[Any, ...]]:
         """The rows of one question, each of whose values has its type."""
         with (
-            self._lock,
-            self._settled() as connection,
+            self._settled(READ_SECONDS) as connection,
             self._refusals(),
             contextlib.closing(connection.cursor()) as cursor,
         ):
@@ -149,8 +165,11 @@ class Database:
 
         Never waits for them: what other threads ask meanwhile would wait too.
         """
-        with self._lock, self._settled() as connection, self._refusals():
-            return truncates(connection)
+        try:
+            with self._settled(0) as connection, self._refusals():
+                return truncates(connection)
+        except CatalogueBusyError:
+            return False
 
     @property
     def disk_bytes(self) -> int:
@@ -170,15 +189,12 @@ class Database:
     @property
     def is_damaged(self) -> bool:
         """Whether it is known to be damaged."""
-        has_mark = self._mark is not None and self._mark.exists()
-        if self._is_marked and not has_mark:
-            self._fault = ""  # another process has made it again
-        return bool(self._fault) or has_mark
+        return self._mark.is_damaged
 
     @property
     def fault(self) -> str:
         """What is wrong with it, as far as this process knows."""
-        return self._fault or ("it is damaged" if self.is_damaged else "")
+        return self._mark.fault
 
     def condemn(self, why: str) -> CatalogueDamagedError:
         """The file is not what was written; it is used no more. The error that says so."""
@@ -220,8 +236,7 @@ class Database:
         try:
             yield numbers
             with self._lock, self._refusals():
-                assert self._mark is not None
-                self._mark.unlink(missing_ok=True)
+                self._mark.remove()
         except BaseException:
             with self._lock:
                 self._maker = None
@@ -229,7 +244,7 @@ class Database:
             raise
         with self._lock:
             assert self._occupied is not None
-            self._maker, self._fault = None, ""
+            self._maker = None
             self._occupied.take_shared()
 
     def _become_maker(self, aside: Callable[[Path], Path]) -> dict[str, int]:
@@ -242,7 +257,8 @@ class Database:
             # Not while others have it open, nor while this process does what must not be parted.
             if not lock.take_alone():
                 raise CatalogueDamagedError(f"{self._name} is damaged, and still in use")
-            self._leave_mark("it is being made again")
+            if self.is_made:
+                self._mark.leave("it is being made again")
             numbers = numbers_of(self._path)
             # The log first: it must not be taken for that of the new file.
             for file in reversed(self.files()):
@@ -256,18 +272,37 @@ class Database:
         return numbers
 
     @contextmanager
-    def _settled(self) -> Iterator[sqlite3.Connection]:
+    def _settled(self, seconds: float) -> Iterator[sqlite3.Connection]:
         """The connection, unless the file is damaged; this thread has the lock.
 
         Where the disk is too full for what processes share of a catalogue, it is open for this one
         alone, and only within.
+
+        Args:
+            seconds: How long is waited for whoever has it alone: other threads are answered
+                meanwhile, and other processes do not wait for this one.
         """
-        connection = self._open()
+        until = self._patience.until(seconds)
+        while True:
+            with self._lock:
+                connection = self._opened(is_last=time.monotonic() >= until)
+                if connection is not None:
+                    try:
+                        yield connection
+                    finally:
+                        if self._is_alone:
+                            self._disconnect()
+                    return
+            pause()
+
+    def _opened(self, *, is_last: bool) -> sqlite3.Connection | None:
+        """The connection; None while others have the file, unless that is the last attempt."""
         try:
-            yield connection
-        finally:
-            if self._is_alone:
-                self._disconnect()
+            return self._open()
+        except CatalogueBusyError:
+            if is_last:
+                raise
+        return None
 
     def _open(self) -> sqlite3.Connection:
         self._check_use()
@@ -275,8 +310,8 @@ class Database:
             if self._maker is not None:
                 raise CatalogueDamagedError(f"{self._name} is being made again")
             if self.is_damaged:
-                if self._fault and not self._is_marked:
-                    self._leave_mark(self._fault)
+                if self.is_made:
+                    self._mark.tell()
                 self._let_go()
                 raise self._unusable()
             if self._occupied is None:
@@ -320,8 +355,9 @@ class Database:
             self._connection = None
 
     def _condemned(self, why: str) -> CatalogueDamagedError:
-        self._fault = why
-        self._leave_mark(why)
+        self._mark.blame(why)
+        if self.is_made:
+            self._mark.leave(why)
         if self._maker is None:
             self._let_go()
         return self._unusable()
@@ -334,16 +370,6 @@ class Database:
             " `semantic store verify --repair`, or when a server opens the store"
         )
 
-    def _leave_mark(self, why: str) -> None:
-        self._is_marked = False
-        if self._mark is None or not self.is_made:
-            return
-        with contextlib.suppress(OSError):  # this process knows; others will meet it themselves
-            file = os.open(self._mark, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
-            with open(file, "w") as mark:
-                mark.write(f"{why}\n")
-            self._is_marked = True
-
     def _connected(self) -> sqlite3.Connection:
         with self._refusals():
             try:
@@ -354,8 +380,8 @@ class Database:
                     raise
                 if not self._is_alone:
                     _log.warning("%s: the disk is full: it is open for one at a time", self._name)
-                connection = connected(self._path, is_made=self.is_made, is_alone=True)
                 self._is_alone = True
+                connection = connected(self._path, is_made=self.is_made, is_alone=True)
         self._identity = None if self._path is None else _identity(self._path)
         return connection
 
@@ -371,6 +397,8 @@ class Database:
                 f"{self._name}: {error.strerror}", errno=error.errno
             ) from error
         except sqlite3.DatabaseError as error:
+            if is_busy(error):
+                raise CatalogueBusyError(f"{self._name}: {error}") from error
             if is_refusal(error, self._path):
                 raise CachePersistenceError(
                     f"{self._name}: {error}", errno=errno_of(error)

@@ -2,7 +2,8 @@
 
 A lock belongs to an open file, which a forked child would share: it would go on counting as its
 parent after that was killed. So children close the locks of their parent at once. Those between
-threads they inherit as they are, of threads that they do not have: so they are refused those.
+threads they inherit as they are, of threads that they do not have: so they are refused those of
+what their parent has opened, and have the others anew.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from semantic.domain.errors import CachePersistenceError
 
-__all__ = ["Lock", "ThreadLock"]
+__all__ = ["ForkedLock", "Lock", "ThreadLock"]
 
 _OPEN: set[int] = set()
 
@@ -103,9 +104,37 @@ class ThreadLock:
         """Whether this process made it."""
         return self._process == os.getpid()
 
-    def __enter__(self) -> None:
+    def take(self, seconds: float | None = None) -> bool:
+        """Take it, unless another thread has it for so long; None: however long that is."""
         if not self.is_ours:
             raise CachePersistenceError(f"{self._name} was opened before this process was forked")
+        return self._lock.acquire(timeout=-1 if seconds is None else max(0.0, seconds))
+
+    def release(self) -> None:
+        """Let the next thread take it."""
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.take()
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+class ForkedLock:
+    """A lock between the threads of any process: a forked child has it anew, and free.
+
+    For what belongs to no store: it is never given up.
+    """
+
+    def __init__(self) -> None:
+        self._renew()
+        os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
         self._lock.acquire()
 
     def __exit__(self, *error: object) -> None:

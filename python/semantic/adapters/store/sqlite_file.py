@@ -6,32 +6,28 @@ import contextlib
 import errno
 import os
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from semantic.adapters.store import schema
+from semantic.adapters.store.locks import ForkedLock
+from semantic.adapters.store.patience import READ_SECONDS
 from semantic.domain.errors import CachePersistenceError
 
 __all__ = [
-    "BUSY_SECONDS",
+    "CatalogueBusyError",
     "CatalogueDamagedError",
     "begins",
     "connected",
     "errno_of",
     "files_of",
     "has_no_index",
+    "is_busy",
     "is_refusal",
     "numbers_of",
     "truncates",
 ]
-
-BUSY_SECONDS = 30.0
-"""How long another process may keep this one from writing, and from opening the file."""
-
-_READ_SECONDS = 1.0
-"""How long another process may keep this one from reading: it hardly ever does, for a moment."""
 
 _WAL_PAGES = 512
 """Pages of 8 KB after which the log is written back."""
@@ -62,10 +58,14 @@ _REPEATED = {sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNI
 
 _ERRNOS = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO}
 
-_CREATING = threading.Lock()
+_CREATING = ForkedLock()
 """Between making the file and closing it, no other thread may have SQLite open it."""
 
 _ENDINGS = ("", "-shm", "-wal")
+
+
+class CatalogueBusyError(CachePersistenceError):
+    """Another process uses the catalogue, or another thread, and this one waits no longer."""
 
 
 class CatalogueDamagedError(CachePersistenceError):
@@ -92,6 +92,12 @@ def errno_of(error: sqlite3.DatabaseError) -> int | None:
     return None if code is None else _ERRNOS.get(code & 0xFF)
 
 
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether other processes refuse, for now."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF == sqlite3.SQLITE_BUSY
+
+
 def has_no_index(error: sqlite3.Error) -> bool:
     """Whether the disk has no room for the index of the log, which all processes share."""
     return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_SHMSIZE
@@ -99,6 +105,9 @@ def has_no_index(error: sqlite3.Error) -> bool:
 
 def connected(path: Path | None, *, is_made: bool, is_alone: bool = False) -> sqlite3.Connection:
     """A connection to a catalogue of this version.
+
+    Others are not waited for. Who opens a file alone has locked out others, before it has the file,
+    and would do so while it waits: two of them would keep each other waiting.
 
     Args:
         path: The file; None keeps it in memory.
@@ -115,7 +124,7 @@ def connected(path: Path | None, *, is_made: bool, is_alone: bool = False) -> sq
             _create(path, is_made=is_made)
         connection = sqlite3.connect(
             path or ":memory:",
-            timeout=BUSY_SECONDS,
+            timeout=0,
             isolation_level=None,
             check_same_thread=False,
         )
@@ -123,7 +132,7 @@ def connected(path: Path | None, *, is_made: bool, is_alone: bool = False) -> sq
             if is_alone:
                 connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             _prepare(connection, is_made=is_made)
-            _wait(connection, _READ_SECONDS)
+            _wait(connection, READ_SECONDS)
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
@@ -159,7 +168,7 @@ def begins(connection: sqlite3.Connection, *, is_last: bool) -> bool:
         with _at_once(connection):
             connection.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError as error:
-        if is_last or not _is_busy(error):
+        if is_last or not is_busy(error):
             raise
         return False
     return True
@@ -175,7 +184,7 @@ def truncates(connection: sqlite3.Connection) -> bool:
         with _at_once(connection):
             row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except sqlite3.OperationalError as error:
-        if not _is_busy(error):
+        if not is_busy(error):
             raise
         return False
     return bool(row[0] == 0)
@@ -188,15 +197,11 @@ def _at_once(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        _wait(connection, _READ_SECONDS)
+        _wait(connection, READ_SECONDS)
 
 
 def _wait(connection: sqlite3.Connection, seconds: float) -> None:
     connection.execute(f"PRAGMA busy_timeout = {int(1000 * seconds)}")
-
-
-def _is_busy(error: sqlite3.OperationalError) -> bool:
-    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _create(path: Path, *, is_made: bool) -> None:
@@ -239,4 +244,20 @@ def _prepare(connection: sqlite3.Connection, *, is_made: bool) -> None:
 
 
 def _may_be_written(path: Path) -> bool:
-    return all(os.access(file, os.W_OK) for file in files_of(path) if file.exists())
+    return not any(map(_is_kept_from_us, files_of(path)))
+
+
+def _is_kept_from_us(file: Path) -> bool:
+    """Whether it is there and may not be written: others may remove and make it meanwhile."""
+    while (before := _identity(file)) is not None and not os.access(file, os.W_OK):
+        if _identity(file) == before:
+            return True
+    return False
+
+
+def _identity(file: Path) -> tuple[int, int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_ctime_ns
