@@ -293,10 +293,13 @@ class Catalogue:
         with self.database.transaction() as run:
             self._users.regard(run, namespace, agent_id, hint, priority, is_pinned)
 
-    def unpin_dead(self, running: Sequence[str]) -> int:
+    def unpin_dead(self, running: Callable[[], Sequence[str]]) -> int:
         """A pin ends with the process that made it; how many such there were.
 
         So does the name of an agent of whom nothing is stored.
+
+        Args:
+            running: Asks which processes run; it asks the catalogue nothing. So in `take_over`.
         """
         with self.database.transaction() as run:
             unpinned = self._users.unpin_dead(run, running)
@@ -342,7 +345,9 @@ class Catalogue:
             is_leaving = not lies(file) and leaving.leave(run, self._owner, file)
         return [file] if is_leaving else []
 
-    def take_over(self, running: Sequence[str], remove: Removal = removed_later) -> list[str]:
+    def take_over(
+        self, running: Callable[[], Sequence[str]], remove: Removal = removed_later
+    ) -> list[str]:
         """What leaves, and was the business of nobody who runs, is this owner's from now on."""
         with self.database.transaction() as run:
             files = leaving.take_over(run, self._owner, running)

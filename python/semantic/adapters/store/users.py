@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from semantic.adapters.store.schema import NORMAL, STANDING
 from semantic.adapters.store.veil import Veil
@@ -99,10 +99,11 @@ class Users:
             run.execute("DELETE FROM pins" + where + " AND owner = ?", (*who, self._owner))
         self._restand(run, who[1])
 
-    def unpin_dead(self, run: sqlite3.Cursor, running: Sequence[str]) -> int:
+    def unpin_dead(self, run: sqlite3.Cursor, running: Callable[[], Sequence[str]]) -> int:
         """A pin ends with the process that made it; how many such there were."""
         pins = run.execute("SELECT agent, owner FROM pins").fetchall()
-        dead = [(agent, owner) for agent, owner in pins if owner not in running]
+        runs = running()  # behind the pins: who has come since has entered before
+        dead = [(agent, owner) for agent, owner in pins if owner not in runs]
         for agent, owner in dead:
             run.execute("DELETE FROM pins WHERE owner = ?", (owner,))
             self._restand(run, agent)
