@@ -92,7 +92,7 @@ def test_a_block_that_another_is_writing_again_is_left_to_it(
 
     def gone_and_coming_again() -> None:
         other.remove([FILE])
-        assert other.catalogue.reserve([(BLOCK, FILE_BYTES)], Room(LIMIT), 0)[0]
+        assert other.catalogue.reserve([(BLOCK, FILE_BYTES)], Room(LIMIT), "a", 0)[0]
 
     before(monkeypatch, store.catalogue, "adopt", gone_and_coming_again)
     store.recover()

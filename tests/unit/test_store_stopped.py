@@ -30,7 +30,7 @@ class Comer:
         turn(store, sequence(3, 1), "c")
         store.regard(ROOT, "c", is_pinned=True)
         (self.leaving,) = store.catalogue.leave([str(blocks_of(sequence(3, 1))[0].name)])
-        assert store.catalogue.reserve([(BLOCK, FILE_BYTES)], Room(1 << 30), 0)[0]
+        assert store.catalogue.reserve([(BLOCK, FILE_BYTES)], Room(1 << 30), "a", 0)[0]
         self.temporary = path / "tmp" / f"{store._owners.name}-7"
         self.temporary.touch()
         self.workroom = path / "tmp" / workroom(store._owners.name, 7)

@@ -151,15 +151,17 @@ class Catalogue:
     # Coming ------------------------------------------------------------------------------------
 
     def reserve(
-        self, blocks: Sequence[tuple[NewBlock, int]], room: Room, now: int
+        self, blocks: Sequence[tuple[NewBlock, int]], room: Room, agent_id: str, now: int
     ) -> tuple[list[NewBlock], int]:
         """Reserve the bytes of new blocks, where they fit.
 
-        What is known of the others is made to agree with them.
+        They are the agent's from now on: whoever adopts the file of a killed process knows whose it
+        is. What is known of the others is made to agree with them.
 
         Args:
             blocks: The blocks, and how many bytes each file has at the most.
             room: What may be written.
+            agent_id: Who uses them.
             now: Seconds since 1970.
 
         Returns:
@@ -192,6 +194,8 @@ class Catalogue:
                     _COMES + " VALUES (?, ?, ?, ?, ?, ?, ?, 'coming', ?, 0, 0)",
                     [(*self._rows.row(block, n_bytes), self._owner) for block, n_bytes in new],
                 )
+                self._rows.enter_nodes(run, [block for block, _ in new])
+                self._use(run, [block for block, _ in new], agent_id, now)
         if is_too_much:  # the day may have begun all the same
             raise CachePersistenceError(f"{room.daily} bytes a day are written, and no more")
         return [block for block, _ in new], 0
@@ -217,12 +221,18 @@ class Catalogue:
                 file = self._veil.file(block.name)
                 if run.execute(_ARRIVES, (n_bytes, use, now, file, self._owner)).rowcount != 1:
                     raise CachePersistenceError(f"{file} was not reserved any more")
-            self._rows.enter_nodes(run, [block for block, _ in blocks])
-            namespaces = {block.namespace for block, _ in blocks}
-            self._users.enter_agent(run, namespaces, agent_id, now)
-            keys = [self._veil.key(block.name.key) for block, _ in blocks]
-            self._users.enter(run, keys, agent_id)
-            stand(run, keys)
+            # Once more: the agent may have been forgotten meanwhile.
+            stand(run, self._use(run, [block for block, _ in blocks], agent_id, now))
+
+    def _use(
+        self, run: sqlite3.Cursor, blocks: Sequence[NewBlock], agent_id: str, now: int
+    ) -> list[bytes]:
+        """An agent uses these; the hidden keys of their token blocks."""
+        namespaces = {block.namespace for block in blocks}
+        self._users.enter_agent(run, namespaces, agent_id, now)
+        keys = [self._veil.key(block.name.key) for block in blocks]
+        self._users.note(run, keys, agent_id)
+        return keys
 
     def adopt(
         self,

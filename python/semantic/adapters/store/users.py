@@ -68,12 +68,17 @@ class Users:
 
         Their blocks stand no worse for it. Its other users, who may be thousands, are not asked.
         """
+        self.note(run, keys, agent_id)
+        agent = self._veil.agent(agent_id)
+        run.executemany(_JOIN, [{"agent": agent, "key": key} for key in keys])
+
+    def note(self, run: sqlite3.Cursor, keys: Sequence[bytes], agent_id: str) -> None:
+        """As `enter`, and their blocks stand as they did."""
         agent = self._veil.agent(agent_id)
         run.executemany(
             "INSERT OR IGNORE INTO users SELECT key, ? FROM nodes WHERE key = ?",
             [(agent, key) for key in keys],
         )
-        run.executemany(_JOIN, [{"agent": agent, "key": key} for key in keys])
 
     def regard(
         self,
