@@ -16,7 +16,7 @@ import typer
 from typer.testing import CliRunner
 
 from semantic import CachePersistenceError, DiskStore
-from semantic.adapters.store import archive, disk
+from semantic.adapters.store import archive
 from semantic.adapters.store.kept_limit import keep_limit, kept_limit
 from semantic.adapters.store.listing import Listing
 from semantic.cli import store as command
@@ -176,7 +176,7 @@ def test_a_limit_that_cannot_be_written_stops_nothing(
     def refused(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(disk, "keep_limit", refused)
+    monkeypatch.setattr("semantic.adapters.store.kept_limit.write_small", refused)
     store = opened(folder, LIMIT // 2)
     assert store.stats()["unread"] == 0
     assert "the limit could not be written" in caplog.text

@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from semantic import CachePersistenceError, DiskStore, PoolConfigurationError
-from semantic.adapters.store import disk, private_folder, recovery
+from semantic.adapters.store import entry, private_folder, recovery
 from semantic.cli import store as command
 from tests.stored_blocks import ROOT, blocks_of, found, read, sequence, turn
 
@@ -171,7 +171,7 @@ def test_two_that_come_at_once_with_a_key_take_the_folder_both(
 ) -> None:
     begun: list[threading.Thread] = []
     stores: list[DiskStore] = []
-    check = disk.check_key
+    check = entry.check_key
 
     def checked(*arguments: Any, **options: Any) -> bool:
         if not begun:
@@ -180,7 +180,7 @@ def test_two_that_come_at_once_with_a_key_take_the_folder_both(
             begun[0].join(0.2)
         return check(*arguments, **options)
 
-    monkeypatch.setattr(disk, "check_key", checked)
+    monkeypatch.setattr(entry, "check_key", checked)
     stores.append(opened(tmp_path, key=KEY))
     begun[0].join(20)
     assert len(stores) == 2

@@ -220,7 +220,8 @@ class DiskStore(CataloguedStore):
                 if self.catalogue.fact(fact) != value:
                     self.catalogue.keep_fact(fact, value)
             self.expire()
-            self.shrink(self.catalogue.fact("bytes") - self._room())
+            if (too_many := self.catalogue.fact("bytes") - self._room()) > 0:
+                self.shrink(too_many)
             if self._keeps_limit:
                 keep_limit(self.path, self.limits.max_bytes)
 
@@ -384,9 +385,10 @@ class DiskStore(CataloguedStore):
         self._be_known()
         self._check_room(n_bytes)
         name = f"{self._owners.name}-borrowed{next(self._numbers)}"
-        while short := self.catalogue.reserve_bytes(name, n_bytes, self._room()):
-            self._make_room(short)
-        self._keep_room([name])
+        with self.catalogue.database.unparted():
+            while short := self.catalogue.reserve_bytes(name, n_bytes, self._room()):
+                self._make_room(short)
+            self._keep_room([name])
         try:
             yield
         finally:
