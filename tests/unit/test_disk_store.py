@@ -240,10 +240,10 @@ def test_b27_killed_at_any_line_what_was_there_is_there(step: int, tmp_path: Pat
 def test_the_catalogue_counts_what_comes_and_goes(tmp_path: Path) -> None:
     catalogue = Catalogue(tmp_path / "c.sqlite3", "me")
     blocks = blocks_of(sequence(1, 2))
-    assert catalogue.reserve([(block, 100) for block in blocks], Room(150), 0) == ([], 50)
-    new, short = catalogue.reserve([(block, 100) for block in blocks], Room(200), 0)
+    assert catalogue.reserve([(block, 100) for block in blocks], Room(150), "a", 0) == ([], 50)
+    new, short = catalogue.reserve([(block, 100) for block in blocks], Room(200), "a", 0)
     assert (new, short) == (blocks, 0)
-    assert catalogue.reserve([(block, 100) for block in blocks], Room(200), 0) == ([], 0)
+    assert catalogue.reserve([(block, 100) for block in blocks], Room(200), "a", 0) == ([], 0)
     assert catalogue.totals() == (0, 200)
     assert catalogue.choose(1) == []
     catalogue.arrived([(block, 90) for block in blocks], "a", 0)

@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from semantic import CachePersistenceError, DiskStore, PoolConfigurationError
-from semantic.adapters.store import entry, private_folder, recovery
+from semantic.adapters.store import entry, owners, private_folder, recovery
 from semantic.cli import store as command
 from tests.stored_blocks import ROOT, blocks_of, found, read, sequence, turn
 
@@ -186,6 +186,41 @@ def test_two_that_come_at_once_with_a_key_take_the_folder_both(
     assert len(stores) == 2
     for store in stores:
         store.close()
+
+
+@pytest.mark.parametrize("step", ["check_unused", "mark_sealed", "BlockFolder", "Catalogue"])
+def test_nobody_uses_a_folder_without_the_key_of_one_that_is_stopped_while_it_seals_it(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owners, "_PATIENCE_SECONDS", 0.0)
+    taken, refusals = getattr(entry, step), []
+
+    def stopped_before(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        monkeypatch.setattr(owners, "_PATIENCE_SECONDS", 0.0)
+        with pytest.raises((CachePersistenceError, PoolConfigurationError)) as refusal:
+            opened(tmp_path)
+        refusals.append(refusal)
+        return taken(*arguments, **options)
+
+    monkeypatch.setattr(entry, step, stopped_before)
+    keyed = opened(tmp_path, key=KEY)
+    assert len(refusals) == 1
+    with pytest.raises(PoolConfigurationError, match="needs its key"):
+        opened(tmp_path)
+    assert turn(keyed, sequence(1, 2), "a") == 2
+    keyed.close()
+
+
+def test_a_folder_that_is_refused_to_a_key_is_left_as_it_is(tmp_path: Path) -> None:
+    plain = opened(tmp_path)
+    for file in tmp_path.glob("catalogue*"):
+        file.unlink()
+    with pytest.raises(PoolConfigurationError, match="in use without a key"):
+        opened(tmp_path, key=KEY)
+    assert list(tmp_path.glob("catalogue*")) == []
+    assert not (tmp_path / "sealed").exists()
+    plain.close()
 
 
 def test_a_folder_whose_catalogue_has_names_in_the_clear_is_not_sealed(tmp_path: Path) -> None:

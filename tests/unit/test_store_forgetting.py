@@ -13,9 +13,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from semantic import DiskStore, EvictionPolicy
+from semantic import CachePersistenceError, DiskStore, EvictionPolicy
 from semantic.cli import store as command
 from semantic.cli.store import changing
+from semantic.domain.stored import NewBlock
 from tests.stored_blocks import BLOCK_BYTES, ROOT, blocks_of, found, read, sequence, turn
 
 APP = typer.Typer()
@@ -116,6 +117,70 @@ def test_a_block_stands_as_those_that_are_left_do(tmp_path: Path) -> None:
     store.forget(ROOT, "a")
     assert store.shrink(1) == 1
     store.close()
+
+
+def closed_while_it_writes(path: Path) -> None:
+    """What is left of a process that ends once a file has its name, and before its row says so."""
+    store = opened(path)
+    write = store._write
+
+    def closed(blocks: Sequence[tuple[str, NewBlock]]) -> list[int]:
+        n_bytes = write(blocks)
+        store.close()
+        return n_bytes
+
+    store._write = closed  # type: ignore[method-assign]
+    with pytest.raises(CachePersistenceError, match="closed"):
+        store.put(blocks_of(sequence(1, 2)), SECRET)
+    looking = opened(path, repair=False)
+    assert [state for _, state, _ in looking.catalogue.on_their_way()] == ["coming", "coming"]
+    looking.close()
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["opened later", "open all the time"])
+def test_what_a_dead_one_was_writing_is_forgotten_with_its_agent(
+    is_open: bool, tmp_path: Path
+) -> None:
+    store = opened(tmp_path)
+    if not is_open:
+        store.close()
+    closed_while_it_writes(tmp_path)
+    if not is_open:
+        store = opened(tmp_path)
+        assert found(store, sequence(1, 2)) == 2, "it was whole"
+    assert store.forget(ROOT, SECRET) == 2
+    assert list((tmp_path / "blocks").glob("*/*")) == []
+    assert traces(tmp_path) == []
+    store.close()
+
+
+def test_what_does_not_come_is_nobodys(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+
+    def refused(blocks: Sequence[tuple[str, NewBlock]]) -> list[int]:
+        raise CachePersistenceError("the disk is full")
+
+    store._write = refused  # type: ignore[method-assign]
+    with pytest.raises(CachePersistenceError, match="full"):
+        store.put(blocks_of(sequence(1, 2)), SECRET)
+    for table in ("blocks", "nodes", "users", "agents"):
+        assert store.catalogue.database.read(f"SELECT * FROM {table}") == []
+    store.close()
+
+
+def test_what_an_agent_writes_while_it_is_forgotten_is_its_own(tmp_path: Path) -> None:
+    store, other = opened(tmp_path), opened(tmp_path)
+    write = store._write
+
+    def meanwhile(blocks: Sequence[tuple[str, NewBlock]]) -> list[int]:
+        assert other.forget(ROOT, SECRET) == 0
+        return write(blocks)
+
+    store._write = meanwhile  # type: ignore[method-assign]
+    assert store.put(blocks_of(sequence(1, 2)), SECRET) == 2
+    assert other.forget(ROOT, SECRET) == 2
+    store.close()
+    other.close()
 
 
 def test_what_was_set_aside_is_forgotten_with_any_agent(tmp_path: Path) -> None:

@@ -161,6 +161,54 @@ def test_a_file_that_may_not_be_opened_stops_nothing_and_counts_as_one_that_runs
     store.close()
 
 
+def test_nobody_waits_for_one_who_was_stopped_while_it_asked_who_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[Lock] = []
+
+    def asked_about(path: Path, flags: int = os.O_RDONLY) -> Lock:
+        lock = Lock(path, flags)
+        if path.parent.name == "owners" and not stopped:
+            stopped.append(Lock(path, os.O_RDWR))
+            assert stopped[0].take_alone()
+        return lock
+
+    def waits(_: Lock) -> None:
+        raise AssertionError("it would wait for as long as the other one is stopped")
+
+    monkeypatch.setattr(owners, "Lock", asked_about)
+    monkeypatch.setattr(Lock, "wait_alone", waits, raising=False)
+    store, other = opened(tmp_path), opened(tmp_path)
+    assert len(stopped) == 1
+    assert is_known(store, other)
+    # It goes on, and removes what it has locked.
+    left = set(other.running()) - {store._owners.name, other._owners.name}
+    for name in left:
+        (tmp_path / "owners" / name).unlink()
+    stopped[0].close()
+    assert sorted(store.running()) == sorted([store._owners.name, other._owners.name])
+    assert is_known(store, other)
+    for one in (store, other):
+        one.close()
+    assert list((tmp_path / "owners").iterdir()) == []
+
+
+def test_a_file_that_was_never_named_is_a_dead_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, to: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(CachePersistenceError, match="No space"):
+        opened(tmp_path)
+    monkeypatch.undo()
+    assert len(list((tmp_path / "owners").iterdir())) == 1
+    store = opened(tmp_path)
+    assert [file.name for file in (tmp_path / "owners").iterdir()] == store.running()
+    store.close()
+
+
 # Children --------------------------------------------------------------------------------------
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from semantic import CachePersistenceError, DiskStore
+from semantic import CachePersistenceError, DiskStore, EvictionPolicy
 from semantic.adapters.store import disk, recovery, upkeep
 from semantic.adapters.store.block_files import FANS, BlockFiles
 from semantic.adapters.store.catalogue import Room
+from semantic.adapters.store.database import CatalogueDamagedError
+from semantic.adapters.store.limits import Limits
 from semantic.adapters.store.locks import Lock
 from semantic.adapters.store.owners import Owners
 from semantic.adapters.store.upkeep import verify
@@ -77,7 +79,7 @@ def test_a_block_that_comes_and_goes_while_the_folder_is_compared_is_not_entered
 
     before(monkeypatch, store.catalogue, "adopt", gone_and_another_in_its_place)
     seen: list[int] = []
-    before(monkeypatch, store, "shrink", lambda: seen.append(store.stats()["bytes"]))
+    before(monkeypatch, store, "expire", lambda: seen.append(store.stats()["bytes"]))
     store.recover()
     assert LIMIT - FILE_BYTES < max(seen) <= LIMIT
     assert store.stats()["bytes"] == lying_at_once(tmp_path)
@@ -92,7 +94,7 @@ def test_a_block_that_another_is_writing_again_is_left_to_it(
 
     def gone_and_coming_again() -> None:
         other.remove([FILE])
-        assert other.catalogue.reserve([(BLOCK, FILE_BYTES)], Room(LIMIT), 0)[0]
+        assert other.catalogue.reserve([(BLOCK, FILE_BYTES)], Room(LIMIT), "a", 0)[0]
 
     before(monkeypatch, store.catalogue, "adopt", gone_and_coming_again)
     store.recover()
@@ -222,3 +224,41 @@ def test_what_was_reserved_is_given_back_where_there_is_no_room(
         store.put([BLOCK], "a")
     assert store.catalogue.on_their_way() == []
     assert lying_at_once(tmp_path) <= LIMIT
+
+
+def test_nobody_makes_the_catalogue_again_while_room_is_made_for_what_is_borrowed(
+    both: tuple[DiskStore, DiskStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = both
+    store._repairs = other._repairs = False  # nothing goes on behind this
+    turn(store, TOKENS, "a")
+    store._removals.keep(dict.fromkeys(store.catalogue.leave([FILE]), ""))
+    seen: list[str] = []
+
+    def made_again() -> None:
+        other.catalogue.database.condemn("it was damaged")
+        with pytest.raises(CatalogueDamagedError):
+            store.catalogue.totals()  # as another thread may
+        with pytest.raises(CatalogueDamagedError) as refusal:
+            other.recover()
+        seen.append(str(refusal.value))
+
+    before(monkeypatch, store, "_remove_file", made_again)
+    with pytest.raises(CatalogueDamagedError), store.borrowed(LIMIT):
+        pass
+    assert ["still in use" in why for why in seen] == [True]
+
+
+def test_what_fits_is_left_in_peace_when_a_store_recovers(
+    both: tuple[DiskStore, DiskStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = both
+    turn(other, TOKENS, "a")
+    chosen: list[object] = []
+    before(monkeypatch, store.catalogue, "choose", lambda: chosen.append(1))
+    store.recover()
+    assert chosen == [], "it would be a transaction that writes nothing"
+    store.limits = Limits(BLOCK_BYTES, None, 1, EvictionPolicy())
+    store.recover()
+    assert chosen == [1]
+    assert store.stats()["blocks"] == 0

@@ -115,7 +115,7 @@ def test_a_child_of_a_killed_one_does_not_count_as_its_parent(tmp_path: Path) ->
     lines = (
         "from semantic.adapters.store.catalogue import Room\n"
         "blocks = [(block, 100) for block in blocks_of(sequence(1, 2))]\n"
-        "store.catalogue.reserve(blocks, Room(1 << 30), 0)\n"
+        "store.catalogue.reserve(blocks, Room(1 << 30), 'a', 0)\n"
         "child = os.fork()\n"
         "if child: time.sleep(60)\n"
         "print(os.getpid(), flush=True)\ntime.sleep(60)"

@@ -151,15 +151,17 @@ class Catalogue:
     # Coming ------------------------------------------------------------------------------------
 
     def reserve(
-        self, blocks: Sequence[tuple[NewBlock, int]], room: Room, now: int
+        self, blocks: Sequence[tuple[NewBlock, int]], room: Room, agent_id: str, now: int
     ) -> tuple[list[NewBlock], int]:
         """Reserve the bytes of new blocks, where they fit.
 
-        What is known of the others is made to agree with them.
+        They are the agent's from now on: whoever adopts the file of a killed process knows whose it
+        is. What is known of the others is made to agree with them.
 
         Args:
             blocks: The blocks, and how many bytes each file has at the most.
             room: What may be written.
+            agent_id: Who uses them.
             now: Seconds since 1970.
 
         Returns:
@@ -192,6 +194,8 @@ class Catalogue:
                     _COMES + " VALUES (?, ?, ?, ?, ?, ?, ?, 'coming', ?, 0, 0)",
                     [(*self._rows.row(block, n_bytes), self._owner) for block, n_bytes in new],
                 )
+                self._rows.enter_nodes(run, [block for block, _ in new])
+                self._use(run, [block for block, _ in new], agent_id, now)
         if is_too_much:  # the day may have begun all the same
             raise CachePersistenceError(f"{room.daily} bytes a day are written, and no more")
         return [block for block, _ in new], 0
@@ -217,12 +221,18 @@ class Catalogue:
                 file = self._veil.file(block.name)
                 if run.execute(_ARRIVES, (n_bytes, use, now, file, self._owner)).rowcount != 1:
                     raise CachePersistenceError(f"{file} was not reserved any more")
-            self._rows.enter_nodes(run, [block for block, _ in blocks])
-            namespaces = {block.namespace for block, _ in blocks}
-            self._users.enter_agent(run, namespaces, agent_id, now)
-            keys = [self._veil.key(block.name.key) for block, _ in blocks]
-            self._users.enter(run, keys, agent_id)
-            stand(run, keys)
+            # Once more: the agent may have been forgotten meanwhile.
+            stand(run, self._use(run, [block for block, _ in blocks], agent_id, now))
+
+    def _use(
+        self, run: sqlite3.Cursor, blocks: Sequence[NewBlock], agent_id: str, now: int
+    ) -> list[bytes]:
+        """An agent uses these; the hidden keys of their token blocks."""
+        namespaces = {block.namespace for block in blocks}
+        self._users.enter_agent(run, namespaces, agent_id, now)
+        keys = [self._veil.key(block.name.key) for block in blocks]
+        self._users.note(run, keys, agent_id)
+        return keys
 
     def adopt(
         self,
@@ -293,10 +303,13 @@ class Catalogue:
         with self.database.transaction() as run:
             self._users.regard(run, namespace, agent_id, hint, priority, is_pinned)
 
-    def unpin_dead(self, running: Sequence[str]) -> int:
+    def unpin_dead(self, running: Callable[[], Sequence[str]]) -> int:
         """A pin ends with the process that made it; how many such there were.
 
         So does the name of an agent of whom nothing is stored.
+
+        Args:
+            running: Asks which processes run; it asks the catalogue nothing. So in `take_over`.
         """
         with self.database.transaction() as run:
             unpinned = self._users.unpin_dead(run, running)
@@ -342,7 +355,9 @@ class Catalogue:
             is_leaving = not lies(file) and leaving.leave(run, self._owner, file)
         return [file] if is_leaving else []
 
-    def take_over(self, running: Sequence[str], remove: Removal = removed_later) -> list[str]:
+    def take_over(
+        self, running: Callable[[], Sequence[str]], remove: Removal = removed_later
+    ) -> list[str]:
         """What leaves, and was the business of nobody who runs, is this owner's from now on."""
         with self.database.transaction() as run:
             files = leaving.take_over(run, self._owner, running)

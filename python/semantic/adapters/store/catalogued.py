@@ -237,7 +237,7 @@ class CataloguedStore(ABC):
         with self.catalogue.database.unparted():
             self._clear_the_way()
             self.expire()
-            return self._put(self._reserve(sizes), agent_id)
+            return self._put(self._reserve(sizes, agent_id), agent_id)
 
     def _put(self, new: Sequence[NewBlock], agent_id: str) -> int:
         if not new:
@@ -256,10 +256,10 @@ class CataloguedStore(ABC):
             raise
         return len(new)
 
-    def _reserve(self, sizes: Sequence[tuple[NewBlock, int]]) -> list[NewBlock]:
+    def _reserve(self, sizes: Sequence[tuple[NewBlock, int]], agent_id: str) -> list[NewBlock]:
         while True:
             room = Room(self._room(), self.limits.daily_write_bytes)
-            new, short = self.catalogue.reserve(sizes, room, int(self._now()))
+            new, short = self.catalogue.reserve(sizes, room, agent_id, int(self._now()))
             if not short:
                 self._keep_room([self.veil.file(block.name) for block in new])
                 return new
@@ -319,6 +319,9 @@ class CataloguedStore(ABC):
                 them.
             progress: Shows how far it has come.
         """
+        # What dead processes were writing is whole, maybe, and then it is found.
+        with contextlib.suppress(CachePersistenceError), self.catalogue.database.unparted():
+            self._clear_the_way()
         gone = self.forget_those(self.catalogue.only_of(agent_id, namespaces), progress)
         after: bytes | None = b""
         while after is not None:

@@ -150,8 +150,15 @@ class DiskStore(CataloguedStore):
             self._owners.close()
             raise
         super().__init__(catalogue, veil, limits, now)
-        take_over = self._removals.take_over
-        self._recovery = Recovery(self.path, self.folder, catalogue, veil, take_over, now)
+        self._recovery = Recovery(
+            self.path,
+            self.folder,
+            catalogue,
+            veil,
+            lambda: self._removals.take_over(self._owners.running),
+            self._owners.running,
+            now,
+        )
         try:
             if repair:
                 self._open(is_alone=is_alone)
@@ -205,8 +212,7 @@ class DiskStore(CataloguedStore):
         self.catalogue.database.is_made = True
         with _refusals(self.path), self._owners.alone(is_over=self._mending.is_over):
             self._owners.enter()
-            running = self._owners.running()
-            self._recovery.run(running, self._make_room_aside, is_thorough=is_thorough)
+            self._recovery.run(self._make_room_aside, is_thorough=is_thorough)
             facts = {_UNREAD: self._recovery.unread_bytes}
             if self._keeps_limit:
                 facts["max_bytes"] = self.limits.max_bytes
@@ -214,7 +220,8 @@ class DiskStore(CataloguedStore):
                 if self.catalogue.fact(fact) != value:
                     self.catalogue.keep_fact(fact, value)
             self.expire()
-            self.shrink(self.catalogue.fact("bytes") - self._room())
+            if (too_many := self.catalogue.fact("bytes") - self._room()) > 0:
+                self.shrink(too_many)
             if self._keeps_limit:
                 keep_limit(self.path, self.limits.max_bytes)
 
@@ -271,12 +278,12 @@ class DiskStore(CataloguedStore):
             return is_cleared
         # Whoever is in there finishes it.
         with contextlib.suppress(FolderBusyError), _refusals(self.path), self._alone_to_write():
-            return self._recovery.finish(self._owners.running()) or is_cleared
+            return self._recovery.finish() or is_cleared
         return is_cleared
 
     def _unpin_dead(self) -> bool:
         with contextlib.suppress(FolderBusyError), _refusals(self.path), self._alone_to_write():
-            return self.catalogue.unpin_dead(self._owners.running()) > 0
+            return self.catalogue.unpin_dead(self._owners.running) > 0
         return False
 
     def _alone_to_write(self) -> contextlib.AbstractContextManager[None]:
@@ -381,9 +388,10 @@ class DiskStore(CataloguedStore):
         self._be_known()
         self._check_room(n_bytes)
         name = f"{self._owners.name}-borrowed{next(self._numbers)}"
-        while short := self.catalogue.reserve_bytes(name, n_bytes, self._room()):
-            self._make_room(short)
-        self._keep_room([name])
+        with self.catalogue.database.unparted():
+            while short := self.catalogue.reserve_bytes(name, n_bytes, self._room()):
+                self._make_room(short)
+            self._keep_room([name])
         try:
             yield
         finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from semantic.adapters.store.catalogue import Catalogue
 from semantic.adapters.store.owners import FolderBusyError, Owners
-from semantic.adapters.store.sealing import check_key, check_unsealed, mark_sealed
+from semantic.adapters.store.sealing import check_key, check_unsealed, check_unused, mark_sealed
 from semantic.adapters.store.veil import Veil
 from semantic.domain.native import BlockFolder
 
@@ -52,7 +52,8 @@ def entered(
 ) -> tuple[BlockFolder, Catalogue]:
     """Enter the folder and open what is in it.
 
-    One process at a time does it where none has before: so all agree on the key.
+    One process at a time does it where none has before: so all agree on the key. It is written down
+    before there is a catalogue, for then nobody waits for this process any more.
 
     Args:
         path: The folder.
@@ -70,12 +71,17 @@ def entered(
     """
     owners.enter()
     is_unsealed = check_key(path, veil, is_marked=is_made and is_alone)
+    if is_unsealed:
+        check_unused(path, len(owners.running()) - 1)
     folder = BlockFolder(path, owners.name, veil.secret)
+    if is_unsealed and is_made and is_alone and not (path / CATALOGUE).exists():
+        mark_sealed(path, veil)
+        is_unsealed = False
     catalogue = Catalogue(path / CATALOGUE, owners.name, veil, is_made=is_made, damaged=damaged)
     if is_unsealed:
         try:
-            is_in_use = owners.running() != [owners.name]
-            check_unsealed(path, veil, catalogue.database, is_in_use=is_in_use)
+            check_unsealed(path, veil, catalogue.database)
+            check_unused(path, len(owners.running()) - 1)  # some may have come since
             if is_made and is_alone:
                 mark_sealed(path, veil)
         except BaseException:

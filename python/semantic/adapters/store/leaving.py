@@ -108,10 +108,11 @@ def leave(run: sqlite3.Cursor, owner: str, file: str, condition: Condition = ANY
     return run.execute(statement, (owner, file, *condition.values)).rowcount == 1
 
 
-def take_over(run: sqlite3.Cursor, owner: str, running: Sequence[str]) -> list[str]:
+def take_over(run: sqlite3.Cursor, owner: str, running: Callable[[], Sequence[str]]) -> list[str]:
     """What leaves, and was the business of nobody who runs, is this owner's from now on."""
     rows = run.execute("SELECT file, owner FROM blocks WHERE state = 'leaving'").fetchall()
-    files = [str(file) for file, other in rows if other not in running]
+    runs = running()  # behind the rows: who has come since has entered before
+    files = [str(file) for file, other in rows if other not in runs]
     change = "UPDATE blocks SET owner = ? WHERE file = ? AND state = 'leaving'"
     run.executemany(change, [(owner, file) for file in files])
     return files

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 import secrets
 
-__all__ = ["is_owner", "new_owner", "owner_of_workroom", "workroom"]
+__all__ = ["is_owner", "new_owner", "owner_of_file", "owner_of_workroom", "workroom"]
 
 _OWNER = re.compile(r"[0-9a-f]{16}")
+_FILE = re.compile(r"([0-9a-f]{16})-[0-9]+")
 _WORKROOM = re.compile(r"([0-9a-f]{16})-work[0-9]+")
 
 
@@ -28,6 +29,12 @@ def is_owner(name: str) -> bool:
 def workroom(owner: str, number: int) -> str:
     """The name of a folder for temporary files of this process."""
     return f"{owner}-work{number}"
+
+
+def owner_of_file(name: str) -> str | None:
+    """Whose temporary file has this name; None for something else."""
+    found = _FILE.fullmatch(name)
+    return None if found is None else found[1]
 
 
 def owner_of_workroom(name: str) -> str | None:

@@ -136,19 +136,28 @@ class Owners:
 
 
 def _locked(file: Path) -> Lock:
-    """The file of this process, locked."""
+    """The file of this process, locked before it has its name.
+
+    Who asks whether a process runs locks its file for a moment, unless that is locked, and may be
+    stopped then. So this one has a name that nobody will miss until it is locked.
+    """
     while True:
-        lock = Lock(file, os.O_CREAT | os.O_RDWR)
-        lock.wait_alone()
-        if lock.has_name:
-            return lock
+        new = file.with_name(new_owner())
+        lock = Lock(new, os.O_CREAT | os.O_RDWR)
+        try:
+            if lock.take_alone() and lock.has_name:
+                new.replace(file)
+                return lock
+        except BaseException:
+            lock.close()
+            raise
         lock.close()  # somebody took it for a dead one's before it was locked
 
 
 def _has_ended(path: Path) -> bool:
     """Whether a process does not run any more; its file is removed then.
 
-    It is removed while it is locked here: who has just made it, and waits for the lock, sees that.
+    It is removed while it is locked here: who has just made it sees that, and makes another one.
     A file that may not be opened is another user's, say root's: nobody can tell whether that one
     runs, and nothing of it is touched.
     """

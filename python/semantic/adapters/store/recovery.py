@@ -1,7 +1,9 @@
 """Making a folder right again: what killed processes have left, and what files and rows contradict.
 
 The block files are the truth. One process at a time does this: what one has finished, the next one
-must not finish again.
+must not finish again. One that is stopped meanwhile goes on among others that have come since. So
+who runs is asked behind each reading of rows or names: whose they are has entered before they were
+made, and does not run any more where it is not among those.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from semantic.adapters.store.block_files import ENDING, FANS, BlockFiles, block_
 from semantic.adapters.store.catalogue import Adopted, Catalogue
 from semantic.adapters.store.database import CatalogueDamagedError
 from semantic.adapters.store.kept_limit import kept_limit
-from semantic.adapters.store.owner_names import owner_of_workroom
+from semantic.adapters.store.owner_names import owner_of_file, owner_of_workroom
 from semantic.adapters.store.soundness import Soundness
 from semantic.adapters.store.veil import Veil
 from semantic.domain.errors import CacheCorruptionError, CachePersistenceError
@@ -43,7 +45,8 @@ class Recovery:
         folder: Its block files.
         catalogue: Its catalogue.
         veil: What the disk sees of names and values.
-        take_over: Removes what leaves, and is the business of none of these processes.
+        take_over: Removes what leaves, and is the business of nobody who runs.
+        running: Asks which processes run.
         now: Seconds since 1970.
 
     Attributes:
@@ -59,7 +62,8 @@ class Recovery:
         folder: BlockFolder,
         catalogue: Catalogue,
         veil: Veil,
-        take_over: Callable[[Sequence[str]], None],
+        take_over: Callable[[], object],
+        running: Callable[[], Sequence[str]],
         now: Callable[[], float],
     ) -> None:
         self._path = path
@@ -67,23 +71,17 @@ class Recovery:
         self._catalogue = catalogue
         self._veil = veil
         self._take_over = take_over
+        self._running = running
         self._now = now
         self.soundness = Soundness(catalogue, veil)
         self.unread: dict[str, str] = {}
         self.unread_bytes = 0
         self.is_over = False
 
-    def run(
-        self,
-        running: Sequence[str],
-        aside_bytes: Callable[[int], int],
-        *,
-        is_thorough: bool = False,
-    ) -> None:
+    def run(self, aside_bytes: Callable[[int], int], *, is_thorough: bool = False) -> None:
         """Do all of it.
 
         Args:
-            running: The processes that run.
             aside_bytes: Makes room for the files of a damaged catalogue, beside so many bytes of
                 blocks.
             is_thorough: Check all rows, even of a catalogue that is large.
@@ -96,12 +94,12 @@ class Recovery:
         is_thorough = is_thorough or self.soundness.is_cheap
         if self._is_sound(is_thorough=is_thorough):
             is_new = not self._catalogue.fact("day")  # and there may be blocks: it was lost
-            self.finish(running)
+            self.finish()
             self._agree(is_thorough=is_thorough)
             if is_new:
                 self._carry_over({})
         else:
-            self._make_again(running, aside_bytes)
+            self._make_again(aside_bytes)
 
     def _is_sound(self, *, is_thorough: bool) -> bool:
         database = self._catalogue.database
@@ -116,12 +114,12 @@ class Recovery:
             _log.warning("%s", error)
         return not database.is_damaged
 
-    def _make_again(self, running: Sequence[str], aside_bytes: Callable[[int], int]) -> None:
+    def _make_again(self, aside_bytes: Callable[[int], int]) -> None:
         with self._catalogue.database.made_again(Aside(self._path / "aside").place) as numbers:
             self._carry_over(numbers)
             there = block_files(self._path)
             aside_bytes(sum(self._size(file) for file in there.files))
-            self._clean(running)
+            self._clean()
             self._note(there)
             self._enter(there.files)
             self._carry_over({})  # by the blocks, where the numbers could not be read
@@ -132,13 +130,13 @@ class Recovery:
         max_bytes = kept_limit(self._path) or numbers.get("max_bytes", 0)
         self._catalogue.carry_over({**numbers, "max_bytes": max_bytes}, int(self._now()))
 
-    def finish(self, running: Sequence[str]) -> bool:
+    def finish(self) -> bool:
         """Finish what processes that do not run any more have begun; whether that was anything."""
-        self._clean(running)
-        self._catalogue.unpin_dead(running)
-        left = self._left_behind(running)
+        self._clean()
+        self._catalogue.unpin_dead(self._running)
+        left = self._left_behind()
         with contextlib.suppress(CachePersistenceError):  # what cannot be removed stays reserved
-            self._take_over(running)
+            self._take_over()
         for file in [file for file, state in left if state == "coming"]:
             try:
                 self._enter([file], state="coming")
@@ -148,10 +146,11 @@ class Recovery:
                 # It may have been told to be stored, should the row that said so have been lost
                 # in a power cut. So it stays reserved, and is entered another time.
                 _log.warning("%s: %s is not served yet: %s", self._path, file, error)
-        return len(self._left_behind(running)) < len(left)
+        return len(self._left_behind()) < len(left)
 
-    def _left_behind(self, running: Sequence[str]) -> list[tuple[str, str]]:
+    def _left_behind(self) -> list[tuple[str, str]]:
         rows = self._catalogue.on_their_way()
+        running = self._running()
         return [(file, state) for file, state, owner in rows if owner not in running]
 
     def _agree(self, *, is_thorough: bool) -> None:
@@ -178,16 +177,18 @@ class Recovery:
         for name, n_bytes in there.strangers.items():
             self._leave_alone(name, n_bytes, "it is no block")
 
-    def _clean(self, running: Sequence[str]) -> None:
+    def _clean(self) -> None:
         """Remove the temporary files and folders of processes that do not run any more."""
         try:
-            for entry in os.scandir(self._path / "tmp"):
-                owner = owner_of_workroom(entry.name)
-                is_left = owner is not None and owner not in running
-                if is_left and entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path)
-            self._folder.clean(running)
-        except (OSError, CachePersistenceError) as error:
+            entries = list(os.scandir(self._path / "tmp"))
+            running = self._running()
+            for entry in entries:
+                is_folder = entry.is_dir(follow_symlinks=False)
+                owner = (owner_of_workroom if is_folder else owner_of_file)(entry.name)
+                if owner is not None and owner not in running:
+                    with contextlib.suppress(FileNotFoundError):  # it may have just ended
+                        (shutil.rmtree if is_folder else os.unlink)(entry.path)
+        except OSError as error:
             self.unread["tmp"] = str(error)
             _log.warning("%s: leftovers cannot be removed: %s", self._path, error)
 

@@ -4,8 +4,9 @@ A row says that its block leaves before the file goes, and goes after it: whatev
 between, whoever opens the store next finds the row and finishes it.
 
 Only what is this process's business is removed. Others may have made the catalogue again since, or
-have taken this process for dead, and the file may be theirs by now. So its row is looked at first,
-and nobody can do either until the file has gone: that is `Database.unparted`.
+have taken over what was its business, where somebody has removed the file that says that it runs:
+the block may be theirs by now. So its row is looked at first, and nobody makes the catalogue again
+until the file has gone: that is `Database.unparted`.
 """
 
 from __future__ import annotations
@@ -66,8 +67,12 @@ class Removals:
             self.remove(list(files), is_forgotten=True)
         return len(self._left_over) < len(files)
 
-    def take_over(self, running: Sequence[str]) -> None:
-        """Remove what processes were removing that do not run any more."""
+    def take_over(self, running: Callable[[], Sequence[str]]) -> None:
+        """Remove what processes were removing that do not run any more.
+
+        Args:
+            running: Asks which ones run.
+        """
         # Perhaps they were forgetting: nobody knows any more.
         self.let_go(lambda remove: self._catalogue.take_over(running, remove), is_forgotten=True)
 

@@ -22,6 +22,7 @@ __all__ = [
     "SALT_VARIABLE",
     "check_key",
     "check_unsealed",
+    "check_unused",
     "mark_sealed",
     "read_key",
     "read_salt",
@@ -91,23 +92,34 @@ def check_key(path: Path, veil: Veil, *, is_marked: bool = True) -> bool:
     return False
 
 
-def check_unsealed(path: Path, veil: Veil, database: Database, *, is_in_use: bool) -> None:
+def check_unused(path: Path, n_others: int) -> None:
     """Refuse to seal a folder, of which nothing says that it is, while it is used without a key.
+
+    Args:
+        path: The folder.
+        n_others: How many other processes use it: none of them can have this key.
+
+    Raises:
+        PoolConfigurationError: There are some.
+    """
+    if n_others:
+        raise PoolConfigurationError(
+            f"{path} is in use without a key: end what uses it first, or use no key"
+        )
+
+
+def check_unsealed(path: Path, veil: Veil, database: Database) -> None:
+    """Refuse to seal a folder, of which nothing says that it is, that was used without a key.
 
     Args:
         path: The folder.
         veil: What the key makes of values.
         database: Its catalogue, in which a store may have names though it has no blocks.
-        is_in_use: Whether other processes use it: none of them can have this key.
 
     Raises:
-        PoolConfigurationError: It is used without a key, or was.
+        PoolConfigurationError: It was.
         CachePersistenceError: The system refuses.
     """
-    if is_in_use:
-        raise PoolConfigurationError(
-            f"{path} is in use without a key: end what uses it first, or use no key"
-        )
     try:
         ((tokens, label),) = database.read(_VALUES)
     except CatalogueDamagedError:

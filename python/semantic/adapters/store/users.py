@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from semantic.adapters.store.schema import NORMAL, STANDING
 from semantic.adapters.store.veil import Veil
@@ -68,12 +68,17 @@ class Users:
 
         Their blocks stand no worse for it. Its other users, who may be thousands, are not asked.
         """
+        self.note(run, keys, agent_id)
+        agent = self._veil.agent(agent_id)
+        run.executemany(_JOIN, [{"agent": agent, "key": key} for key in keys])
+
+    def note(self, run: sqlite3.Cursor, keys: Sequence[bytes], agent_id: str) -> None:
+        """As `enter`, and their blocks stand as they did."""
         agent = self._veil.agent(agent_id)
         run.executemany(
             "INSERT OR IGNORE INTO users SELECT key, ? FROM nodes WHERE key = ?",
             [(agent, key) for key in keys],
         )
-        run.executemany(_JOIN, [{"agent": agent, "key": key} for key in keys])
 
     def regard(
         self,
@@ -99,10 +104,11 @@ class Users:
             run.execute("DELETE FROM pins" + where + " AND owner = ?", (*who, self._owner))
         self._restand(run, who[1])
 
-    def unpin_dead(self, run: sqlite3.Cursor, running: Sequence[str]) -> int:
+    def unpin_dead(self, run: sqlite3.Cursor, running: Callable[[], Sequence[str]]) -> int:
         """A pin ends with the process that made it; how many such there were."""
         pins = run.execute("SELECT agent, owner FROM pins").fetchall()
-        dead = [(agent, owner) for agent, owner in pins if owner not in running]
+        runs = running()  # behind the pins: who has come since has entered before
+        dead = [(agent, owner) for agent, owner in pins if owner not in runs]
         for agent, owner in dead:
             run.execute("DELETE FROM pins WHERE owner = ?", (owner,))
             self._restand(run, agent)
