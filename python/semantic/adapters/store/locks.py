@@ -57,10 +57,6 @@ class Lock:
         """Let nobody take it for a file that is old."""
         os.utime(self._file)
 
-    def wait_alone(self) -> None:
-        """Take it alone, as soon as nobody else has it."""
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
     def take_alone(self) -> bool:
         """Take it alone, unless somebody else has it."""
         return self._take(fcntl.LOCK_EX)

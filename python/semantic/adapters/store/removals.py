@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from semantic.adapters.store.catalogue import Catalogue
 from semantic.adapters.store.gone import Gone
 from semantic.adapters.store.leaving import Removal, removed_later
+from semantic.adapters.store.locks import ThreadLock
 from semantic.domain.errors import CachePersistenceError
 
 __all__ = ["Removals"]
@@ -44,7 +44,7 @@ class Removals:
         self._catalogue = catalogue
         self._remove_file = remove_file
         self._sync = sync
-        self._lock = threading.Lock()
+        self._lock = ThreadLock("a store")
         self._left_over: dict[str, str] = {}
 
     @property
